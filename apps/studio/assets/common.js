@@ -1,0 +1,180 @@
+/* Helpers every panel shares. Text from a model, a run or a person reaches the page through textContent only. */
+(() => {
+  const Lab = (window.Lab = window.Lab || {});
+  if (Lab.el) return;
+
+  /** An element with attributes (`text`, `on`, `class`, `style`, aria-…; null and false leave one out) and children. */
+  Lab.el = (tag, attrs = {}, ...children) => {
+    const node = document.createElement(tag);
+    for (const [name, value] of Object.entries(attrs)) {
+      if (value === null || value === undefined || value === false) continue;
+      if (name === "text") node.textContent = value;
+      else if (name === "on") for (const [event, call] of Object.entries(value)) node.addEventListener(event, call);
+      else if (name === "style") Object.assign(node.style, value);
+      else node.setAttribute(name, value === true ? "" : value);
+    }
+    node.append(...children.flat().filter((c) => c !== null && c !== undefined && c !== false));
+    return node;
+  };
+
+  const ICONS = {
+    play: "M3 1.5v13l11-6.5z", pause: "M3 1.5h4v13H3zM9 1.5h4v13H9z", step: "M2 1.5v13l8-6.5zM11 1.5h3v13h-3z",
+    stop: "M2.5 2.5h11v11h-11z", left: "M10.5 1.5 4 8l6.5 6.5z", right: "M5.5 1.5 12 8l-6.5 6.5z",
+    dice: "M3 1h10a2 2 0 0 1 2 2v10a2 2 0 0 1-2 2H3a2 2 0 0 1-2-2V3a2 2 0 0 1 2-2zm2 2.6a1.4 1.4 0 1 0 0 2.8 1.4 1.4 0 0 0 0-2.8zm6 0a1.4 1.4 0 1 0 0 2.8 1.4 1.4 0 0 0 0-2.8zM8 6.6a1.4 1.4 0 1 0 0 2.8 1.4 1.4 0 0 0 0-2.8zM5 9.6a1.4 1.4 0 1 0 0 2.8 1.4 1.4 0 0 0 0-2.8zm6 0a1.4 1.4 0 1 0 0 2.8 1.4 1.4 0 0 0 0-2.8z",
+    theme: "M8 1a7 7 0 1 0 0 14A7 7 0 0 0 8 1zm0 2v10A5 5 0 0 1 8 3z",
+  };
+  Lab.icon = (name) => {
+    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    svg.setAttribute("viewBox", "0 0 16 16");
+    svg.setAttribute("aria-hidden", "true");
+    const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+    path.setAttribute("d", ICONS[name]);
+    path.setAttribute("fill-rule", "evenodd");
+    svg.append(path);
+    return svg;
+  };
+
+  /** Puts `nodes` in place of the children of `parent`, only when `key` differs from the last call. */
+  Lab.fill = (parent, key, make) => {
+    const text = JSON.stringify(key);
+    if (parent.dataset.key === text) return false;
+    parent.dataset.key = text;
+    parent.replaceChildren(...[make()].flat().filter(Boolean));
+    return true;
+  };
+
+  Lab.num = (value, digits = 3) => {
+    if (value === null || value === undefined) return "–";
+    const size = Math.abs(value);
+    let text;
+    if (value === 0) text = "0";
+    else if (size >= 1e5 || size < 1e-3) text = value.toExponential(1).replace("e+", "e").replace("e-", "e−");
+    else if (Number.isInteger(value) || size >= 1000) text = value.toFixed(0);
+    else text = Number(value.toPrecision(digits)).toString();
+    return text.replace("-", "−");
+  };
+  Lab.signed = (value, digits = 3) => (value > 0 ? "+" : "") + Lab.num(value, digits);
+
+  Lab.duration = (seconds) => {
+    if (seconds === null || seconds === undefined) return "";
+    const s = Math.max(0, Math.round(seconds));
+    if (s < 90) return `${s} s`;
+    if (s < 5400) return `${Math.round(s / 60)} min`;
+    if (s < 172800) return `${(s / 3600).toFixed(1)} h`;
+    return `${Math.round(s / 86400)} days`;
+  };
+
+  Lab.visible = (node) => node.isConnected && node.offsetParent !== null && !document.hidden;
+
+  /** Calls `task` again and again, `pause()` milliseconds after it ended, only while `node` can be seen. */
+  Lab.loop = (node, task, pause) => {
+    let timer = 0, busy = false, again = false;
+    const tick = async () => {
+      clearTimeout(timer);
+      if (busy) { again = true; return; }
+      if (Lab.visible(node)) {
+        busy = true;
+        try { await task(); } catch (error) { console.error(error); }
+        busy = false;
+      }
+      const soon = again;
+      again = false;
+      timer = setTimeout(tick, soon ? 0 : pause());
+    };
+    document.addEventListener("visibilitychange", () => { if (!document.hidden) tick(); });
+    new IntersectionObserver((entries) => { if (entries.some((e) => e.isIntersecting)) tick(); }).observe(node);
+    tick();
+    return tick;
+  };
+
+  Lab.dark = () => document.body.classList.contains("dark");
+  Lab.onTheme = (call) => {
+    let last = Lab.dark();
+    new MutationObserver(() => { if (Lab.dark() !== last) { last = Lab.dark(); call(last); } })
+      .observe(document.body, { attributes: true, attributeFilter: ["class"] });
+  };
+
+  /** Writes `values` (null removes) into the address, so that the view can be linked and survives a reload. */
+  Lab.link = (values) => {
+    const url = new URL(location.href);
+    for (const [name, value] of Object.entries(values)) {
+      if (value === null || value === undefined || value === "") url.searchParams.delete(name);
+      else url.searchParams.set(name, value);
+    }
+    const text = url.href.replaceAll("%2C", ",");
+    if (text !== location.href) history.replaceState(history.state, "", text);
+  };
+  Lab.query = (name) => new URLSearchParams(location.search).get(name);
+
+  /** Words with what was added marked <ins> and what was lost <del>. */
+  Lab.diff = (parts) => parts.flatMap(([op, text], i) => {
+    const node = op === "same" ? document.createTextNode(text) : Lab.el(op === "added" ? "ins" : "del", { text });
+    return i ? [document.createTextNode(" "), node] : [node];
+  });
+
+  /** Tokens coloured by a difference of log-probabilities in nats: red more likely, blue less, underlined beyond 2. */
+  Lab.heat = (tokens, deltas) => tokens.map((token, i) => {
+    const d = deltas[i];
+    if (d === undefined || d === null) return document.createTextNode(token);
+    const share = Math.min(1, Math.abs(d) / 3) * 0.75;
+    const label = `Δ log p ${Lab.signed(d, 2)} nats`;
+    return Lab.el("span", {
+      class: Math.abs(d) > 2 ? "token far" : "token", text: token, title: label, "data-delta": d.toFixed(3),
+      style: { background: d > 0 ? `rgba(222, 62, 48, ${share})` : `rgba(52, 110, 235, ${share})` },
+    });
+  });
+
+  Lab.fact = (name, value) => Lab.el("span", {}, `${name} `, Lab.el("b", { text: value }));
+
+  /** Reward, true score with its reasons, KL, length and whether it ended. */
+  Lab.facts = (a) => {
+    const facts = Lab.el("div", { class: "facts" });
+    if (a.reward !== null && a.reward !== undefined) facts.append(Lab.fact("reward", Lab.signed(a.reward)));
+    if (a.gold !== null && a.gold !== undefined) facts.append(Lab.fact("true score", Lab.signed(a.gold)));
+    if (a.kl !== null && a.kl !== undefined) facts.append(Lab.fact("KL", Lab.num(a.kl)));
+    if (a.length) facts.append(Lab.fact("", `${a.length} ${a.unit || "tokens"}`));
+    if (a.ended !== null && a.ended !== undefined) {
+      facts.append(Lab.el("span", { text: a.ended ? "✓ ended" : "✗ cut off", class: a.ended ? "" : "cut" }));
+    }
+    const reasons = (a.reasons || []).map(([name, value]) => Lab.el("li", { class: value < 0 ? "minus" : "plus" },
+      Lab.el("span", { text: `${name} ` }), Lab.el("b", { class: "num", text: Lab.signed(value, 2) })));
+    return reasons.length ? [facts, Lab.el("ul", { class: "reasons", "aria-label": "Why this true score" }, reasons)] : [facts];
+  };
+
+  Lab.note = (level, text, more) => Lab.el("div", { class: `note ${level}`, role: level === "bad" ? "alert" : "status" },
+    Lab.el("b", { text: { bad: "✗", warn: "!", good: "✓" }[level] || "·", "aria-hidden": "true" }),
+    Lab.el("span", { class: "wide", text }), more);
+
+  Lab.segments = (label, options, chosen, call) => {
+    const group = Lab.el("div", { class: "segments", role: "group", "aria-label": label });
+    const press = (value) => { for (const b of group.children) b.setAttribute("aria-pressed", String(b.dataset.value === value)); };
+    for (const [value, text] of options) {
+      group.append(Lab.el("button", { type: "button", text, "data-value": value, on: { click: () => { press(value); call(value); } } }));
+    }
+    press(chosen);
+    group.press = press;
+    return group;
+  };
+
+  Lab.button = (text, icon, call, attrs = {}) => Lab.el("button", { type: "button", class: "button", on: { click: call }, ...attrs },
+    icon ? Lab.icon(icon) : null, text ? Lab.el("span", { text }) : null);
+
+  /** The strip at the top: what the engine does, and the switch between light and dark. */
+  Lab.header = (element, server) => {
+    const root = element.querySelector("[data-header]");
+    const pill = Lab.el("span", { class: "pill", role: "status" }, Lab.el("i", { class: "dot" }), Lab.el("span", { text: "…" }));
+    const flip = () => {
+      const dark = document.body.classList.toggle("dark");
+      Lab.link({ __theme: dark ? "dark" : "light" });
+    };
+    root.append(
+      Lab.el("div", { class: "brand grow" }, "rlhf-lab ", Lab.el("span", { text: "Studio" })), pill,
+      Lab.button("", "theme", flip, { class: "button icon", "aria-label": "Light or dark", title: "Light or dark" }));
+    Lab.loop(root, async () => {
+      const s = await server.engine();
+      pill.firstChild.className = `dot ${s.dot || ""}`;
+      pill.lastChild.textContent = s.text;
+      pill.title = s.more || "";
+    }, () => 4000);
+  };
+})();

@@ -1,0 +1,106 @@
+"""Attention over a packed tree: a gathered, right-padded view through plain SDPA, with or without a key-value cache.
+
+Registered with transformers under the name `lab_tree`. A name without a mask function makes transformers build no mask
+at all; right padding needs none, because a causal row never looks to its right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NAME = "lab_tree"
+
+
+@dataclass
+class KVCache:
+    """Keys and values of R rows being decoded, one pair of (R, H_kv, capacity, D) tensors a layer.
+
+    `lengths` (R,) counts the tokens stored for each row; a decoding step writes there and attends to everything before
+    and including it. Rows that ended are dropped with `keep`.
+    """
+
+    capacity: int
+    lengths: Tensor
+    rows: Tensor
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+    reach: int = 0  # longest row after the coming write: how much of the capacity a step must read
+
+    def keep(self, index: Tensor) -> None:
+        """Keeps only the rows `index`, in that order."""
+        self.lengths = self.lengths[index]
+        for store in (self.keys, self.values):
+            for layer in store:
+                store[layer] = store[layer].index_select(0, index)
+
+    def fill(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Stores the prompts' keys and values (P, H_kv, T, D), repeated to the rows that continue each prompt."""
+        for store, new in ((self.keys, keys), (self.values, values)):
+            full = new.new_zeros(len(self.rows), new.shape[1], self.capacity, new.shape[3])
+            full[:, :, : new.shape[2]] = new.index_select(0, self.rows)
+            store[layer] = full
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores one new token a row, (R, H_kv, D) each, and gives back what the step attends to."""
+        at = torch.arange(len(self.lengths), device=keys.device)
+        self.keys[layer][at, :, self.lengths] = keys
+        self.values[layer][at, :, self.lengths] = values
+        return self.keys[layer][:, :, : self.reach], self.values[layer][:, :, : self.reach]
+
+
+def tree_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+                   scaling: float | None = None, dropout: float = 0.0, views: tuple[Tensor, ...] = (),
+                   owner: Tensor | None = None, cache: KVCache | None = None, sliding_window: int | None = None,
+                   softcap: float | None = None, **_: object) -> tuple[Tensor, None]:
+    """query (1, H, N, D), key and value (1, H_kv, N, D) -> (1, N, H, D). Dropout is never applied."""
+    if softcap is not None:
+        raise ValueError("This model caps its attention scores, which the packed attention does not compute; "
+                         "use a model without attn_logit_softcapping.")
+    layer = getattr(module, "layer_idx", 0)
+    if cache is not None and layer in cache.keys:
+        return _decode(layer, query, key, value, scaling, cache, sliding_window), None
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, H, D)
+    outputs = []
+    for view in views:
+        qr, kr, vr = (x[view].transpose(1, 2) for x in (q, k, v))  # (R, H, T, D)
+        if cache is not None:
+            cache.fill(layer, kr, vr)
+        mask = _window(view.shape[1], sliding_window, q.device)
+        out = F.scaled_dot_product_attention(qr, kr, vr, attn_mask=mask, is_causal=mask is None, scale=scaling,
+                                             enable_gqa=qr.shape[1] != kr.shape[1])
+        outputs.append(out.transpose(1, 2).reshape(-1, *q.shape[1:]))
+    flat = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return flat[owner][None], None
+
+
+def _window(length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """A causal band of the last `window` positions, or None where plain causal attention is the same."""
+    if window is None or length <= window:
+        return None
+    t = torch.arange(length, device=device)
+    return (t[:, None] >= t) & (t[:, None] - t < window)
+
+
+def _decode(layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, cache: KVCache,
+            window: int | None) -> Tensor:
+    """One new token for every row of the cache: the packed axis is the row axis. The window counts back from it."""
+    keys, values = cache.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    t = torch.arange(keys.shape[2], device=keys.device)
+    seen = t <= cache.lengths[:, None]
+    if window is not None:
+        seen &= t > cache.lengths[:, None] - window
+    out = F.scaled_dot_product_attention(query[0].transpose(0, 1)[:, :, None], keys, values,
+                                         attn_mask=seen[:, None, None], scale=scaling,
+                                         enable_gqa=query.shape[1] != keys.shape[1])
+    return out[:, :, 0][None]
+
+
+def register() -> None:
+    """Makes `lab_tree` known to transformers; calling it again changes nothing."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, tree_attention)

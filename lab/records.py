@@ -1,0 +1,110 @@
+"""What a person or a model said: messages, demonstrations, preferences, rollouts.
+
+Every record is a frozen dataclass of plain values, so it can be hashed, compared and written as JSON.
+A *prompt* is either plain text or a tuple of messages; a *completion* is what the assistant says next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+Prompt = str | tuple[Message, ...]
+Completion = str | tuple[Message, ...]
+"""Plain text, or the turns that follow the prompt (assistant first; later user turns are not trained)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A prompt with a completion to imitate. `row` is the 0-based row of the source, −1 if made by a program."""
+
+    prompt: Prompt
+    completion: Completion
+    row: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Of two completions of one prompt, the one somebody preferred.
+
+    `margin` (reward units, ≥ 0) asks the reward model for at least that gap; `annotator` names who judged.
+    """
+
+    prompt: Prompt
+    chosen: Completion
+    rejected: Completion
+    margin: float = 0.0
+    annotator: str = ""
+    row: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """A prompt alone, for sampling and reinforcement learning."""
+
+    prompt: Prompt
+    row: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What one role answered: text and tokens.
+
+    `completion_ids` holds every sampled token, the end token included when `ended`. `logprobs` are the sampler's
+    own log-probabilities (nats, at the sampling temperature), one per completion token.
+    """
+
+    role: str
+    prompt: Prompt
+    completion: str
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    ended: bool
+    logprobs: tuple[float, ...] = ()
+
+
+def as_messages(prompt: Prompt) -> tuple[Message, ...]:
+    """The prompt as messages; plain text becomes one user turn."""
+    return (Message("user", prompt),) if isinstance(prompt, str) else prompt
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """The prompt as a person would read it: plain text as it is, one user turn without its label, more with labels."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1 and prompt[0].role == "user":
+        return prompt[0].content
+    return "\n".join(f"{m.role}: {m.content}" for m in prompt)
+
+
+def completion_text(completion: Completion) -> str:
+    """The completion as a person would read it."""
+    if isinstance(completion, str):
+        return completion
+    if len(completion) == 1:
+        return completion[0].content
+    return "\n".join(f"{m.role}: {m.content}" for m in completion)
+
+
+def to_json(record: Any) -> Any:
+    """A record (nested dataclasses, tuples) as JSON-able values."""
+    return asdict(record) if is_dataclass(record) and not isinstance(record, type) else record
+
+
+def digest(value: Any) -> str:
+    """A stable 16-hex-digit identity of any JSON-able value or record (used for splits and caches)."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=to_json)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

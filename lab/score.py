@@ -1,0 +1,132 @@
+"""Log-probabilities, values and rewards of given tokens under given roles, several roles in one pass.
+
+No (B, T, V) tensor is ever made: hidden states go through the language-model head in chunks, with float32 sums, and
+the backward pass recomputes each chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lab.base import SharedBase
+from lab.pack import Pack, Row, split
+
+CHUNK_LOGITS = 1 << 24
+"""Logits that exist at once (64 MiB in float32)."""
+
+Tokens = tuple[int, ...]
+
+
+class TokenScores(NamedTuple):
+    """logprobs (B, T) in nats and the entropy (B, T) of the distribution each token was drawn from, in nats."""
+
+    logprobs: Tensor
+    entropy: Tensor
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    """log softmax(z / τ)[target] and the entropy of softmax(z / τ), z = h Wᵀ; only the first has a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, base: SharedBase, targets: Tensor, temperature: float) -> tuple[Any, Any]:
+        logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
+        entropy = torch.empty_like(logprobs)
+        for part in _chunks(len(targets), base.head_weight.shape[0]):
+            logp = torch.log_softmax(base.logits(hidden[part]) / temperature, dim=-1)
+            logprobs[part] = logp.gather(1, targets[part, None])[:, 0]
+            entropy[part] = -(logp.exp() * logp).sum(-1)
+        ctx.save_for_backward(hidden, targets)
+        ctx.base, ctx.temperature = base, temperature
+        ctx.mark_non_differentiable(entropy)
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        hidden, targets = ctx.saved_tensors
+        out = torch.empty_like(hidden)
+        for part in _chunks(len(targets), ctx.base.head_weight.shape[0]):
+            with torch.enable_grad():
+                h = hidden[part].detach().requires_grad_()
+                logp = torch.log_softmax(ctx.base.logits(h) / ctx.temperature, dim=-1)
+                picked = logp.gather(1, targets[part, None])[:, 0]
+            (out[part],) = torch.autograd.grad(picked, h, grads[0][part])
+        return out, None, None, None
+
+
+def _chunks(m: int, vocabulary: int) -> list[slice]:
+    size = max(1, CHUNK_LOGITS // vocabulary)
+    return [slice(i, min(i + size, m)) for i in range(0, m, size)]
+
+
+def token_scores(base: SharedBase, hidden: Tensor, packed: Pack, start: int = 0, stop: int | None = None,
+                 temperature: float = 1.0) -> TokenScores:
+    """Log-probabilities and entropies of the completion tokens of the caller's rows start:stop, as (B, T) grids.
+
+    l_t = log softmax(z_t / τ)[y_t]. `hidden` (N, H) comes from `base.forward(packed)`; padding is 0. Gradients flow
+    through the log-probabilities.
+    """
+    sources, targets, rows, columns = packed.only(start, len(packed.lengths) if stop is None else stop)
+    logprobs, entropy = _ChunkedLogprobs.apply(hidden[sources], base, targets, temperature)
+    shape = _shape(packed, start, stop)
+    place = (rows, columns)
+    return TokenScores(logprobs.new_zeros(shape).index_put(place, logprobs),
+                       entropy.new_zeros(shape).index_put(place, entropy))
+
+
+def token_values(base: SharedBase, role: str, hidden: Tensor, packed: Pack, start: int = 0,
+                 stop: int | None = None) -> Tensor:
+    """(B, T) values: the head of `role` at the state before each completion token. Padding is 0."""
+    sources, _, rows, columns = packed.only(start, len(packed.lengths) if stop is None else stop)
+    values = base.role(role).read(hidden[sources])
+    return values.new_zeros(_shape(packed, start, stop)).index_put((rows, columns), values)
+
+
+def final_rewards(base: SharedBase, role: str, hidden: Tensor, packed: Pack, start: int = 0,
+                  stop: int | None = None) -> Tensor:
+    """(B,) rewards: the head of `role` at the last real token of each row."""
+    return base.role(role).read(hidden[packed.last[start:stop]])
+
+
+def _shape(packed: Pack, start: int, stop: int | None) -> tuple[int, int]:
+    lengths = packed.lengths[start:stop]
+    return len(lengths), int(lengths.max()) if len(lengths) else 0
+
+
+@torch.no_grad()
+def score(base: SharedBase, pairs: Sequence[tuple[Tokens, Tokens]], want: Mapping[str, str],
+          temperature: float = 1.0, tokens_per_pass: int = 8192) -> dict[str, Tensor]:
+    """Scores the same (prompt, completion) tokens under several roles; all roles of a part share one pass.
+
+    want : role -> "logprobs" (B, T), "values" (B, T) or "reward" (B,); "base" may be asked for log-probabilities
+    Gives back one tensor a role, in the order of `pairs`; padding is 0.
+    """
+    width = max((len(c) for _, c in pairs), default=0)
+    shapes = {role: (len(pairs),) if kind == "reward" else (len(pairs), width) for role, kind in want.items()}
+    out = {role: torch.zeros(shape, device=base.device) for role, shape in shapes.items()}
+    per_role = max(1, tokens_per_pass // max(1, len(want)))
+    for part in split([Row("", p, c) for p, c in pairs], per_role):
+        packed = base.pack([Row(role, *pairs[b]) for role in want for b in part])
+        hidden = base.forward(packed)
+        for i, (role, kind) in enumerate(want.items()):
+            span = (i * len(part), (i + 1) * len(part))
+            values = _read(base, role, kind, hidden, packed, span, temperature)
+            if kind == "reward":
+                out[role][part] = values
+            else:
+                out[role][part, : values.shape[1]] = values
+    return out
+
+
+def _read(base: SharedBase, role: str, kind: str, hidden: Tensor, packed: Pack, span: tuple[int, int],
+          temperature: float) -> Tensor:
+    if kind == "logprobs":
+        return token_scores(base, hidden, packed, *span, temperature=temperature).logprobs
+    if kind == "values":
+        return token_values(base, role, hidden, packed, *span)
+    if kind == "reward":
+        return final_rewards(base, role, hidden, packed, *span)
+    raise ValueError(f"{kind!r} cannot be scored; ask for logprobs, values or reward.")

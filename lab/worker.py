@@ -1,0 +1,113 @@
+"""The one thread of a process that touches the model: short calls go before the next turn of a run."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+
+class Worker:
+    """A daemon thread with two queues: calls (look at the model) and turns (one step of one run each).
+
+    A turn serves the waiting calls whenever it is between two events, so a call waits for an event and never for a
+    step. Several runs take turns step by step.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._turns: deque[Callable[[], None]] = deque()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="lab-worker", daemon=True)
+        self._thread.start()
+
+    def submit(self, fn: Callable[[], Any]) -> Future[Any]:
+        """Calls `fn` in the thread between two events of whatever runs; random state and gradient mode are put back."""
+        future: Future[Any] = Future()
+        if threading.current_thread() is self._thread:
+            _answer(future, fn)
+            return future
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the worker is closed; make a new session or start the engine again.")
+            self._calls.append((future, fn))
+            self._changed.notify()
+        return future
+
+    def turn(self, fn: Callable[[], None]) -> None:
+        """Queues one turn of a run; `fn` must not raise."""
+        with self._changed:
+            self._turns.append(fn)
+            self._changed.notify()
+
+    def serve(self) -> None:
+        """Answers the waiting calls; a turn does so between two events."""
+        while True:
+            with self._changed:
+                if not self._calls:
+                    return
+                future, fn = self._calls.popleft()
+            _answer(future, fn)
+
+    def close(self) -> None:
+        """Ends the thread after what is queued; turns that are queued later never start."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._calls or self._turns or self._closed)
+                if self._closed and not self._calls:
+                    return
+            self.serve()
+            with self._changed:
+                turn = self._turns.popleft() if self._turns and not self._closed else None
+            if turn is not None:
+                turn()
+
+
+def _answer(future: Future[Any], fn: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        with random_state_kept():
+            result = fn()
+    except BaseException as error:  # the caller gets it, whatever it is; the thread must live on
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Puts the global random generators (Python, NumPy, torch on CPU and GPUs) and torch's gradient mode back.
+
+    Only libraries that are loaded already are looked at.
+    """
+    python = random.getstate()
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    arrays = numpy.random.get_state() if numpy is not None else None
+    if torch is not None:
+        cpu, grad = torch.get_rng_state(), torch.is_grad_enabled()
+        gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        if numpy is not None and arrays is not None:
+            numpy.random.set_state(arrays)
+        if torch is not None:
+            torch.set_rng_state(cpu)  # pyright: ignore[reportPossiblyUnboundVariable]
+            torch.set_grad_enabled(grad)  # pyright: ignore[reportPossiblyUnboundVariable]
+            if gpus:  # pyright: ignore[reportPossiblyUnboundVariable]
+                torch.cuda.set_rng_state_all(gpus)
