@@ -12,6 +12,7 @@ A role is data: the slices of the pack say which adapter a token goes through. T
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,7 @@ class SharedBase:
     _dense = False
 
     def _fill_dense(self) -> None:
-        for layer in self._layers():
+        for _, layer in self.layers():
             if layer not in self.now.dense and quantise.is_nf4(layer.base_layer):
                 self.now.dense[layer] = quantise.dequantise(layer.base_layer)
 
@@ -120,7 +121,7 @@ class SharedBase:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._inject(name, adapter)
-        parameters = [p for layer in self._layers(name)
+        parameters = [p for _, layer in self.layers(name)
                       for p in (layer.lora_A[name].weight, layer.lora_B[name].weight)]
         weights = flatten(parameters, self.device)
         self.roles[name] = Role(name, parameters, weights, weights.numel(), adapter.rank, adapter.alpha,
@@ -243,8 +244,8 @@ class SharedBase:
     def _free(self, name: str) -> None:
         if name == RAW or name in self.roles:
             raise RoleError(f"The role {name!r} already exists; choose another name or drop it first.")
-        if not name.isidentifier() or name in "lora_":
-            raise RoleError(f"{name!r} cannot name a role; use letters, digits and underscores.")
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name) or name in "lora_":
+            raise RoleError(f"{name!r} cannot name a role; use letters, digits, hyphens and underscores.")
 
     def _inject(self, name: str, adapter: Adapter) -> None:
         from peft import LoraConfig, get_peft_model
@@ -256,14 +257,15 @@ class SharedBase:
             self.model.add_adapter(name, config)
         else:
             self.model = get_peft_model(self.model, config, adapter_name=name, autocast_adapter_dtype=False)
-        for layer in self._layers(name):
+        for _, layer in self.layers(name):
             layer.forward = _bind(layer, self.now)
 
-    def _layers(self, role: str | None = None) -> list[Any]:
-        """The adapted linear layers, of one role or of any."""
+    def layers(self, role: str | None = None) -> list[tuple[str, Any]]:
+        """The adapted linear layers, of one role or of any, with their paths in PEFT's model."""
         from peft.tuners.lora import LoraLayer
 
-        return [m for m in self.model.modules() if isinstance(m, LoraLayer) and (role is None or role in m.lora_A)]
+        return [(path, m) for path, m in self.model.named_modules()
+                if isinstance(m, LoraLayer) and (role is None or role in m.lora_A)]
 
     @torch.no_grad()
     def _probe(self) -> None:

@@ -50,36 +50,28 @@ def load_role(base: SharedBase, folder: str | Path, name: str) -> Role:
     Also opens adapters that PEFT saved (no card: only the shapes can be checked). Raises AdapterError for an adapter of
     another base, tokenizer or chat template, one with features the lab does not compute, or missing files.
     """
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     config = _read(folder, "adapter_config.json")
     card = _read(folder, CARD) if (folder / CARD).exists() else {}
     _check(base, folder, config, card)
     role = base.add_role(name, _adapter(config, card))
     try:
-        _put_state(base, role, load_file(str(folder / "adapter_model.safetensors")), folder)
         if (folder / "head.safetensors").exists():
             base.add_head(name)
-            head = load_file(str(folder / "head.safetensors"))
-            role.weights[role.n_adapter :].copy_(torch.cat([head["weight"].reshape(-1), head["bias"].reshape(-1)]))
+        read_weights(base, folder, role)
     except BaseException:
         base.drop(name)
         raise
-    role.mean, role.spread = float(card.get("mean", 0.0)), float(card.get("spread", 1.0))
     role.origin = str(card.get("origin", folder))
     return role
 
 
-def _adapter_state(base: SharedBase, name: str) -> dict[str, torch.Tensor]:
-    from peft import get_peft_model_state_dict
+def read_weights(base: SharedBase, folder: Path, role: Role) -> None:
+    """Copies saved tensors into an existing role's own, which stay views of its flat buffer."""
+    from safetensors.torch import load_file
 
-    return get_peft_model_state_dict(base.model, adapter_name=name, save_embedding_layers=False)
-
-
-def _put_state(base: SharedBase, role: Role, state: dict[str, torch.Tensor], folder: Path) -> None:
-    """Copies saved tensors into the role's own, which stay views of its flat buffer."""
     own = _adapter_state(base, role.name)
+    state = load_file(str(folder / "adapter_model.safetensors"))
     if own.keys() != state.keys():
         odd = sorted(own.keys() ^ state.keys())[0]
         raise AdapterError(f"The adapter in {folder} has other layers than this base ({odd} is on one side only); it "
@@ -88,7 +80,18 @@ def _put_state(base: SharedBase, role: Role, state: dict[str, torch.Tensor], fol
         if own[key].shape != value.shape:
             raise AdapterError(f"The adapter in {folder} does not fit this base: {key} is {tuple(value.shape)}, here "
                                f"it must be {tuple(own[key].shape)}.")
-        own[key].data.copy_(value)
+        own[key].copy_(value)
+    if role.head:
+        head = load_file(str(folder / "head.safetensors"))
+        role.weights[role.n_adapter :].copy_(torch.cat([head["weight"].reshape(-1), head["bias"].reshape(-1)]))
+    card = _read(folder, CARD) if (folder / CARD).exists() else {}
+    role.mean, role.spread = float(card.get("mean", 0.0)), float(card.get("spread", 1.0))
+
+
+def _adapter_state(base: SharedBase, name: str) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under PEFT's names: the layer's path, without the adapter's name."""
+    return {f"{path}.lora_{x}.weight": getattr(layer, f"lora_{x}")[name].weight.data
+            for path, layer in base.layers(name) for x in "AB"}
 
 
 def _adapter(config: dict[str, Any], card: dict[str, Any]) -> Adapter:

@@ -22,27 +22,31 @@ Tokens = tuple[int, ...]
 
 
 class TokenScores(NamedTuple):
-    """logprobs (B, T) in nats and the entropy (B, T) of the distribution each token was drawn from, in nats."""
+    """logprobs (B, T) and entropy (B, T) of the distribution each token is from, in nats; first (B, T) 1.0 where the
+    token is the most probable one."""
 
     logprobs: Tensor
     entropy: Tensor
+    first: Tensor
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
-    """log softmax(z / τ)[target] and the entropy of softmax(z / τ), z = h Wᵀ; only the first has a gradient."""
+    """log softmax(z / τ)[target], the entropy of softmax(z / τ) and whether the target leads; z = h Wᵀ. Only the
+    log-probability has a gradient."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, base: SharedBase, targets: Tensor, temperature: float) -> tuple[Any, Any]:
+    def forward(ctx: Any, hidden: Tensor, base: SharedBase, targets: Tensor, temperature: float) -> tuple[Any, Any, Any]:
         logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
-        entropy = torch.empty_like(logprobs)
+        entropy, first = torch.empty_like(logprobs), torch.empty_like(logprobs)
         for part in _chunks(len(targets), base.head_weight.shape[0]):
             logp = torch.log_softmax(base.logits(hidden[part]) / temperature, dim=-1)
             logprobs[part] = logp.gather(1, targets[part, None])[:, 0]
             entropy[part] = -(logp.exp() * logp).sum(-1)
+            first[part] = (logprobs[part] >= logp.amax(-1)).float()
         ctx.save_for_backward(hidden, targets)
         ctx.base, ctx.temperature = base, temperature
-        ctx.mark_non_differentiable(entropy)
-        return logprobs, entropy
+        ctx.mark_non_differentiable(entropy, first)
+        return logprobs, entropy, first
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
@@ -70,11 +74,9 @@ def token_scores(base: SharedBase, hidden: Tensor, packed: Pack, start: int = 0,
     through the log-probabilities.
     """
     sources, targets, rows, columns = packed.only(start, len(packed.lengths) if stop is None else stop)
-    logprobs, entropy = _ChunkedLogprobs.apply(hidden[sources], base, targets, temperature)
+    columns_of = _ChunkedLogprobs.apply(hidden[sources], base, targets, temperature)
     shape = _shape(packed, start, stop)
-    place = (rows, columns)
-    return TokenScores(logprobs.new_zeros(shape).index_put(place, logprobs),
-                       entropy.new_zeros(shape).index_put(place, entropy))
+    return TokenScores(*(x.new_zeros(shape).index_put((rows, columns), x) for x in columns_of))
 
 
 def token_values(base: SharedBase, role: str, hidden: Tensor, packed: Pack, start: int = 0,

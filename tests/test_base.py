@@ -42,7 +42,7 @@ def base(folder):
 
 
 def test_every_adapted_layer_of_a_4_bit_base_is_nf4(base):
-    layers = base._layers("p")
+    layers = [layer for _, layer in base.layers("p")]
     assert len(layers) == 2 * 7  # two blocks of q, k, v, o, gate, up, down
     assert all(is_nf4(layer.base_layer) for layer in layers)
     assert not any(layer.base_layer.support_avx512bf16_for_cpu for layer in layers)
@@ -214,7 +214,7 @@ def test_peft_opens_what_was_saved_here_and_the_lab_what_peft_saved(base, folder
     save_role(base, "p", tmp_path / "mine")
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), tmp_path / "mine")
     weights = [m.lora_A["default"].weight for m in model.modules() if hasattr(m, "lora_A")]
-    assert torch.equal(weights[0], base._layers("p")[0].lora_A["p"].weight)
+    assert torch.equal(weights[0], base.layers("p")[0][1].lora_A["p"].weight)
     model.save_pretrained(tmp_path / "theirs")
     load_role(base, tmp_path / "theirs", "back")
     assert base.role("back").digest() == base.role("p").digest()
