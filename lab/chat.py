@@ -99,8 +99,8 @@ class Chat:
         template = fixed_template(tokenizer)
         pad, pad_note = pad_token(tokenizer, stops[0])
         added = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
-        controls = sorted({*added, *tokenizer.all_special_tokens, *map(tokenizer.convert_ids_to_tokens, stops)},
-                          key=len, reverse=True)  # fmt: skip
+        named = {*added, *tokenizer.all_special_tokens, *map(tokenizer.convert_ids_to_tokens, stops)}
+        controls = sorted((c for c in named if c.strip()), key=lambda c: (-len(c), c))
         chat = Chat(
             tokenizer, template, "", stops[0], pad, tokenizer.bos_token_id, frozenset(stops), thinking=thinking,
             opening=opening(tokenizer), controls=tuple(controls), notes=(pad_note,) if pad_note else (),
@@ -120,9 +120,10 @@ class Chat:
             raise ChatError(f"The prompt already ends with an assistant turn; drop that turn. {show(prompt)}")
         safe, mark = self._escape(prompt)
         if self.thinking:
-            return self._tokens([self._render(safe, generation=True)], mark)[0]
-        header = self._segments(safe, (Message("assistant", ""),))[0]
-        return self._tokens([header.removesuffix(self.lead)], mark)[0]
+            header = self._render(safe, generation=True)
+        else:
+            header = self._segments(safe, (Message("assistant", ""),))[0].removesuffix(self.lead)
+        return self._tokens([header], mark)[0]
 
     def encode(self, prompt: Prompt, completion: Completion) -> Encoded:
         """Tokens and mask of a prompt with its completion, of one turn or many; the row ends with a terminator.
@@ -131,8 +132,7 @@ class Chat:
         the row, when the template does not write the assistant's words as they are.
         """
         if isinstance(prompt, str) and isinstance(completion, str):
-            ids, tail = self._plain(prompt), completion
-            words = self._tokens([prompt, tail], "")[1]
+            ids, words = self._plain(prompt), self._tokens([prompt, completion], "")[1]
             while words and words[-1] in self.stop_ids:  # an end token written in the text is not doubled
                 words.pop()
             words.append(self.eos_id)
@@ -173,16 +173,9 @@ class Chat:
             text = text.removesuffix(self.terminator.removesuffix(rest))
         return text.removeprefix(self.lead)
 
-    def ended(self, completion_ids: Sequence[int]) -> bool:
-        """Whether a completion holds a stop token, so that it ended by itself."""
-        return any(token in self.stop_ids for token in completion_ids)
-
-    # How a conversation becomes pieces of text, and those become tokens.
-
     def _plain(self, text: str) -> list[int]:
-        ids = self._ids(text)
-        opening = list(self.opening)
-        return ids if opening and ids[: len(opening)] == opening else opening + ids
+        ids, first = self._ids(text), list(self.opening)
+        return ids if first and ids[: len(first)] == first else first + ids
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
@@ -264,6 +257,8 @@ class Chat:
         before, turns = messages[: len(prompt)], messages[len(prompt) :]
         text, words = self._render(messages), [m.content for m in turns if m.role == "assistant"]
         segments = self._segments(before, turns)
+        if len(words) == 1 and not words[0].strip():  # some templates leave more out than the words of a blank answer
+            text, words = "".join(segments), [""]
         spans = walk(text, segments, words)
         if spans is None and self.thinking:
             segments = self._segments(before, turns, keep=True)
@@ -275,11 +270,16 @@ class Chat:
         places = [len(prompt) + i for i, m in enumerate(turns) if m.role == "assistant"]
         texts, trained, at = [], [], 0
         for place, (start, end), tail in zip(places, spans, segments[1:], strict=True):
-            start -= len(self.lead)
+            last = place == places[-1]
+            start -= len(self.lead) if text.endswith(self.lead, at, start) else 0
             if self.thinking:
                 opened = self._render(messages[:place], generation=True)
-                start = len(opened) if at <= len(opened) <= start and text.startswith(opened) else start
-            last = place == places[-1]
+                if text.startswith(opened) and at <= len(opened) <= start:
+                    start = len(opened)
+                elif last:
+                    raise ChatError(f"The chat template opens an answer as {opened[-60:]!r} but does not write this "
+                                    "one that way; give its reasoning, or load the chat with thinking=False. "
+                                    + show(messages))  # fmt: skip
             stop = self._ending(tail, last)
             texts += [text[at:start], text[start:end] + stop]
             trained += [False, True]
@@ -305,10 +305,11 @@ def probe(chat: Chat) -> tuple[str, ...]:
     cases: list[tuple[Prompt, str]] = [("The sky is", " blue."), ("1 + 1 =", "2")]
     if chat.template is not None:
         ask = Message("user", "What is 2 + 2?")
-        cases += [((ask,), "It is four."), ((ask,), "4"), ((ask,), " Two lines.\n\n- the second\n")]
-        cases += [((ask, Message("assistant", "Four."), Message("user", "And 3 + 3?")), "Six.")]
+        why = "<think>\nI add them.\n</think>\n\n" if chat.thinking else ""
+        cases += [((ask,), why + w) for w in ("It is four.", "4", f"{'' if why else ' '}Two lines.\n\n- the second\n")]
+        cases += [((ask, Message("assistant", "Four."), Message("user", "And 3 + 3?")), why + "Six.")]
         if _accepts(chat, (Message("system", "Be brief."), ask)):
-            cases += [((Message("system", "Be brief."), ask), "Four.")]
+            cases += [((Message("system", "Be brief."), ask), why + "Four.")]
         else:
             notes.append("the template has no system role")
     for prompt, words in cases:
@@ -316,8 +317,13 @@ def probe(chat: Chat) -> tuple[str, ...]:
         text = chat.tokenizer.decode(answer, clean_up_tokenization_spaces=False)
         end = chat.terminator if not isinstance(prompt, str) else chat.tokenizer.decode([chat.eos_id])
         where = f"{show(prompt, words)} It became {text!r}."
-        if not text.endswith(end) or not text.removesuffix(end).strip().endswith(words.strip()):
+        said = words[answer_start(words) :].strip()
+        if chat.tokenizer.unk_token_id in answer:  # a tokenizer of few words: only the end can be compared
+            said = ""
+        if not text.endswith(end) or not text.removesuffix(end).strip().endswith(said):
             raise ChatError(f"The trained text is not the assistant's words with the terminator {end!r}. {where}")
+        if text.count("</think>") > 1:
+            raise ChatError(f"The template writes reasoning twice; load the chat with thinking=False. {where}")
         if answer[-1] not in chat.stop_ids or sum(i in chat.stop_ids for i in answer) != 1:
             raise ChatError(f"The row does not end with exactly one stop token. {where}")
         if chat.bos_id is not None and ids[:2] == [chat.bos_id] * 2:
@@ -327,9 +333,15 @@ def probe(chat: Chat) -> tuple[str, ...]:
 
 def _accepts(chat: Chat, prompt: Prompt) -> bool:
     try:
-        return "Be brief." in chat.tokenizer.decode(chat.encode_prompt(prompt))
+        return _readable(chat, "Be brief.") in chat.tokenizer.decode(chat.encode_prompt(prompt))
     except ChatError:
         return False
+
+
+def _readable(chat: Chat, words: str) -> str:
+    """The words as this tokenizer can say them: one with few words of its own gives the others as unknown."""
+    ids = chat.tokenizer(words.strip(), add_special_tokens=False)["input_ids"]
+    return chat.tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip()
 
 
 def _with_terminator(chat: Chat) -> Chat:

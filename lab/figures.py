@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lab.follow import Follower, Series
+from lab.follow import Follower
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -48,17 +48,18 @@ class Group:
 
 
 GROUPS: tuple[Group, ...] = (
-    Group("Reward", ("reward", "gold"), "reward", "solid: the reward model; dashed: the true score", True),
-    Group("KL to the reference", ("kl", "kl_k3"), "nats per completion", "how far the policy has moved", True),
+    Group("Reward", ("reward", "gold"), "", "solid: reward model; dashed: true score", True),
+    Group("KL to the reference", ("kl",), "nats per completion", "", True),
     Group("Loss", ("loss", "eval_loss"), "nats", "solid: training; dashed: held out", True),
-    Group("Token accuracy", ("token_accuracy", "eval_token_accuracy"), "share", "next token guessed right", True),
+    Group("Token accuracy", ("token_accuracy", "eval_token_accuracy"), "share", "solid: training; dashed: held out", True),
     Group("Accuracy", ("accuracy", "eval_accuracy", "gold_accuracy"), "share of pairs",
-          "solid: training; dashed: held out; dotted: against the true score", True),
+          "dashed: held out; dotted: true score", True),
     Group("Margin", ("margin",), "reward", "chosen minus rejected", True),
-    Group("Length", ("length",), "tokens", "mean length of a completion", True),
-    Group("Entropy", ("entropy",), "nats per token", "how undecided the policy is", True),
-    Group("Ended", ("ended",), "share", "completions that ended by themselves", True),
-    Group("Clipped", ("clip_fraction",), "share of tokens", "ratios outside the clip range", True),
+    Group("Length", ("length",), "tokens per completion", "", True),
+    Group("Entropy", ("entropy",), "nats per token", "", True),
+    Group("Ended", ("ended",), "share of completions", "", True),
+    Group("Clipped", ("clip_fraction",), "share of tokens", "ratio outside the clip range"),
+    Group("KL by k3", ("kl_k3",), "nats per completion"),
     Group("Reward spread", ("reward_mean", "reward_std"), "reward"),
     Group("Explained variance", ("explained_variance",), "share", "1: the value role knows the return"),
     Group("Policy loss", ("policy_loss",)),
@@ -74,14 +75,9 @@ GROUPS: tuple[Group, ...] = (
 )
 
 
-def metrics(follower: Follower) -> dict[str, Series]:
-    """Every metric of a run by name, of its steps and of its evaluations."""
-    return {**follower.updated, **follower.evaluated}
-
-
 def groups(followers: Iterable[Follower]) -> list[Group]:
     """The groups that have something to show, in reading order; metrics nobody knows follow, one each, by name."""
-    seen = {name for f in followers for name in metrics(f)}
+    seen = {name for f in followers for row in f.metrics.values() for name in row}
     known = {name for g in GROUPS for name in g.names}
     kept = [Group(g.title, tuple(n for n in g.names if n in seen), g.unit, g.hint, g.essential) for g in GROUPS]
     strangers = sorted(n for n in seen - known if not (n.endswith("_se") and n[:-3] in seen))
@@ -125,17 +121,16 @@ def stride(count: int, limit: int = LIMIT) -> int:
 
 def line(follower: Follower, name: str, x: XAxis = "step") -> tuple[list[int], list[float], list[float]]:
     """Steps, x and y of one metric; a step whose x is not known (no KL was measured there) is left out."""
-    known = metrics(follower)
-    series = known.get(name, Series([], [], []))
-    if x == "step":
-        return list(series.steps), [float(s) for s in series.steps], list(series.values)
-    if x == "time":
-        start = min((s.times[0] for s in known.values() if s.times), default=0.0)
-        return list(series.steps), [(t - start) / 60 for t in series.times], list(series.values)
-    kl = known.get("kl", Series([], [], []))
-    root = {step: math.sqrt(max(value, 0.0)) for step, value in zip(kl.steps, kl.values, strict=True)}
-    rows = [(s, root[s], y) for s, y in zip(series.steps, series.values, strict=True) if s in root]
-    return [s for s, _, _ in rows], [at for _, at, _ in rows], [y for _, _, y in rows]
+    steps = [s for s in sorted(follower.metrics) if name in follower.metrics[s]]
+    if x == "sqrt_kl":
+        steps = [s for s in steps if "kl" in follower.metrics[s]]
+    start = min(follower.times.values(), default=0.0)
+    place: dict[XAxis, Callable[[int], float]] = {
+        "step": float,
+        "time": lambda s: (follower.times[s] - start) / 60,
+        "sqrt_kl": lambda s: math.sqrt(max(follower.metrics[s]["kl"], 0.0)),
+    }
+    return steps, [place[x](s) for s in steps], [follower.metrics[s][name] for s in steps]
 
 
 def traces(follower: Follower, group: Group, colour: str, smoothing: float = 0.0, x: XAxis = "step") -> list[dict]:
@@ -143,56 +138,60 @@ def traces(follower: Follower, group: Group, colour: str, smoothing: float = 0.0
 
     `customdata` holds the step of every point; `uid` names the line, so that a browser can append to it.
     """
-    run, out = follower.run.id, []
+    run, out = follower.run, []
     for i, name in enumerate(group.names):
         steps, xs, ys = line(follower, name, x)
         if not ys:
             continue
-        sparse = name in follower.evaluated
+        sparse = len(steps) < 2 or steps[1] - steps[0] > 1
         every, weight = stride(len(ys)), 0.0 if sparse else smoothing
-        look = {"color": colour, "dash": DASHES[i % len(DASHES)]}
+        pen = {"color": colour, "dash": DASHES[i % len(DASHES)]}
         base = {"type": "scatter", "x": xs[::every], "customdata": steps[::every], "legendgroup": run}
         if weight:
-            out.append({**base, "y": ys[::every], "mode": "lines", "line": {**look, "width": 1, "dash": "solid"},
+            out.append({**base, "y": ys[::every], "mode": "lines", "line": {**pen, "width": 1, "dash": "solid"},
                         "opacity": 0.28, "hoverinfo": "skip", "showlegend": False, "uid": f"{run}:{name}:raw"})
         out.append({**base, "y": smooth(ys, weight)[::every], "name": f"{run} {name}", "showlegend": False,
-                    "text": _errors(follower, name, steps)[::every], "mode": "lines+markers" if sparse else "lines",
-                    "marker": {"size": 6}, "line": {**look, "width": 2.2}, "uid": f"{run}:{name}",
+                    "mode": "lines+markers" if sparse else "lines",
+                    "text": [_error(follower.metrics[s], name) for s in steps[::every]], "marker": {"size": 6},
+                    "line": {**pen, "width": 2.2}, "uid": f"{run}:{name}",
                     "hovertemplate": f"%{{y:.4~g}}%{{text}}<extra>{_plain(run)} {_plain(name)}</extra>"})
     return out
 
 
-def _errors(follower: Follower, name: str, steps: Sequence[int]) -> list[str]:
-    """The standard error of every point as text, empty where none is known."""
-    series = metrics(follower).get(f"{name}_se", Series([], [], []))
-    known = dict(zip(series.steps, series.values, strict=True))
-    return [f" ± {known[s]:.2g}" if s in known else "" for s in steps]
+def _error(row: Mapping[str, float], name: str) -> str:
+    """The standard error of a metric as text, empty where none is known."""
+    return f" ± {row[name + '_se']:.2g}" if name + "_se" in row else ""
 
 
-def template(dark: bool = False) -> dict[str, Any]:
-    """The shared look of every figure: quiet grid, small margins, no background of its own."""
+def look(dark: bool = False) -> dict[str, Any]:
+    """The layout every figure shares: quiet grid, small margins, no background of its own."""
     ink, grid = ("#b9bec9", "rgba(255,255,255,.09)") if dark else ("#5a6070", "rgba(20,25,40,.09)")
-    axis = {"gridcolor": grid, "zerolinecolor": grid, "linecolor": grid, "automargin": True, "nticks": 6,
-            "title": {"font": {"size": 12}, "standoff": 6}}
+    axis = {"gridcolor": grid, "zerolinecolor": grid, "linecolor": grid, "automargin": True, "nticks": 6}
     hover = {"bgcolor": "#23262f" if dark else "#ffffff", "bordercolor": grid,
              "font": {"color": "#eceef3" if dark else "#1d2029", "size": 13}}
-    return {"layout": {
+    return {
         "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "colorway": list(DARK if dark else LIGHT),
         "font": {"family": "IBM Plex Sans, system-ui, sans-serif", "size": 12, "color": ink},
-        "margin": {"l": 8, "r": 10, "t": 8, "b": 8}, "xaxis": axis, "yaxis": axis, "hovermode": "x unified",
-        "hoverlabel": hover, "showlegend": False, "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": ink}}}
+        "margin": {"l": 8, "r": 10, "t": 8, "b": 8}, "xaxis": axis, "yaxis": dict(axis), "hovermode": "x unified",
+        "hoverlabel": hover, "showlegend": False, "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": ink}}
 
 
 def curve(followers: Sequence[Follower], group: Group, smoothing: float = 0.0, x: XAxis = "step", dark: bool = False,
-          palette: Mapping[str, str] | None = None) -> go.Figure:
-    """One small multiple: a group's metrics of every run on one pair of axes."""
-    import plotly.graph_objects as go
+          palette: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """One small multiple as JSON (`data`, `layout`): a group's metrics of every run on one pair of axes.
 
-    paint = palette or colours([f.run.id for f in followers], dark)
-    figure = go.Figure([t for f in followers for t in traces(f, group, paint[f.run.id], smoothing, x)])
-    figure.update_layout(template=template(dark), height=230, uirevision=f"{group.title}:{x}",
-                         xaxis_title_text=X_TITLES[x])
-    return figure
+    `go.Figure(curve(…))` is the figure. A page that redraws many of them every second is spared plotly's validation,
+    which takes a hundred times longer than all else here.
+    """
+    paint = palette or colours([f.run for f in followers], dark)
+    lines = [t for f in followers for t in traces(f, group, paint[f.run], smoothing, x)]
+    return {"data": lines, "layout": _titled(look(dark), X_TITLES[x], f"{group.title}:{x}")}
+
+
+def _titled(layout: dict[str, Any], x_title: str, revision: str) -> dict[str, Any]:
+    """The layout of one small multiple; a zoom survives new data as long as `revision` stays."""
+    axis = {**layout["xaxis"], "title": {"text": x_title, "font": {"size": 12}, "standoff": 6}}
+    return {**layout, "height": 230, "uirevision": revision, "xaxis": axis}
 
 
 def curves(followers: Sequence[Follower], names: Sequence[str] | None = None, smoothing: float = 0.0, x: XAxis = "step",
@@ -203,50 +202,48 @@ def curves(followers: Sequence[Follower], names: Sequence[str] | None = None, sm
     chosen = [g for g in groups(followers) if (g.essential if names is None else set(names) & set(g.names))]
     columns = max(1, min(columns, len(chosen)))
     rows = max(1, math.ceil(len(chosen) / columns))
-    paint = palette or colours([f.run.id for f in followers], dark)
+    paint = palette or colours([f.run for f in followers], dark)
     titles = [f"{_plain(g.title)} <span style='font-size:11px'>{_plain(g.unit)}</span>" for g in chosen]
     figure = make_subplots(rows, columns, subplot_titles=titles or None, horizontal_spacing=0.07,
                            vertical_spacing=min(0.12, 0.5 / rows))
     for i, group in enumerate(chosen):
         for follower in followers:
-            lines = traces(follower, group, paint[follower.run.id], smoothing, x)
+            lines = traces(follower, group, paint[follower.run], smoothing, x)
             figure.add_traces(lines, rows=i // columns + 1, cols=i % columns + 1)
-    for follower in followers:
-        run = follower.run.id
+    for run in (f.run for f in followers):
         figure.add_scatter(x=[None], y=[None], mode="lines", name=_plain(run), legendgroup=run, showlegend=True,
                            line={"color": paint[run], "width": 3}, row=1, col=1)
-    figure.update_xaxes(matches="x")
-    figure.update_layout(template=template(dark), height=70 + 220 * rows, uirevision=x, showlegend=True, hovermode="x",
-                         margin={"l": 8, "r": 10, "t": 60, "b": 8},
-                         legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"})
+    shared = look(dark)
+    figure.update_xaxes(shared.pop("xaxis"), matches="x")
+    figure.update_yaxes(shared.pop("yaxis"))
+    figure.update_layout(shared | {"height": 70 + 220 * rows, "uirevision": x, "showlegend": True, "hovermode": "x",
+                                   "margin": {"l": 8, "r": 10, "t": 60, "b": 8}})
+    figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"})
     return figure
 
 
 def frontier(followers: Sequence[Follower], smoothing: float = 0.8, dark: bool = False,
-             palette: Mapping[str, str] | None = None) -> go.Figure:
-    """Reward against √KL: the proxy the policy is trained on (solid) and the true score (dashed) on the same axes.
+             palette: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Reward against √KL, as JSON like `curve`: the proxy (solid) and the true score (dashed) on the same axes.
 
     Where the lines part, the policy exploits the reward model: Goodhart's law as a picture (Gao et al. 2023, figure 1).
     Runs without `kl` are left out.
     """
-    import plotly.graph_objects as go
-
-    paint = palette or colours([f.run.id for f in followers], dark)
-    figure = go.Figure()
+    paint = palette or colours([f.run for f in followers], dark)
+    lines = []
     for follower in followers:
-        run = follower.run.id
+        run = follower.run
         for i, name in enumerate(("reward", "gold")):
             steps, xs, ys = line(follower, name, "sqrt_kl")
             every = stride(len(ys))
             if ys:
-                figure.add_scatter(
-                    x=smooth(xs, smoothing)[::every], y=smooth(ys, smoothing)[::every], customdata=steps[::every],
-                    mode="lines", name=f"{run} {name}", showlegend=False, legendgroup=run, uid=f"{run}:{name}:frontier",
-                    line={"color": paint[run], "width": 2.2, "dash": DASHES[i]},
-                    hovertemplate=f"step %{{customdata}}: %{{y:.3~g}}<extra>{_plain(run)} {name}</extra>")
-    figure.update_layout(template=template(dark), height=230, uirevision="frontier", hovermode="closest",
-                         xaxis_title_text=X_TITLES["sqrt_kl"])
-    return figure
+                lines.append({
+                    "type": "scatter", "mode": "lines", "name": f"{run} {name}", "legendgroup": run,
+                    "x": smooth(xs, smoothing)[::every], "y": smooth(ys, smoothing)[::every], "showlegend": False,
+                    "customdata": steps[::every], "uid": f"{run}:{name}:frontier",
+                    "line": {"color": paint[run], "width": 2.2, "dash": DASHES[i]},
+                    "hovertemplate": f"step %{{customdata}}: %{{y:.3~g}}<extra>{_plain(run)} {name}</extra>"})
+    return {"data": lines, "layout": _titled(look(dark), X_TITLES["sqrt_kl"], "frontier") | {"hovermode": "closest"}}
 
 
 def _plain(text: str) -> str:

@@ -6,14 +6,15 @@ Pure functions over what a `Follower` has read, for the terminal, the notebook a
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Literal
 
-from lab.events import Checked, Probed, Sample
-from lab.follow import Follower, Series
+from lab.events import Checked, Sample
+from lab.follow import Follower
 
 Level = Literal["good", "warn", "bad"]
 Op = Literal["same", "added", "removed"]
@@ -65,7 +66,7 @@ def health(follower: Follower) -> list[Note]:
 
     Trends count when the t statistic of the slope over the last steps is beyond ± 3; flat is below 1.
     """
-    metrics = {**follower.updated, **follower.evaluated}
+    metrics = follower.metrics
     found = [
         _overoptimised(metrics),
         _longer(metrics),
@@ -85,12 +86,12 @@ def health(follower: Follower) -> list[Note]:
     return sorted((n for n in found if n), key=lambda n: order[n.level])
 
 
-Metrics = Mapping[str, Series]
+Metrics = Mapping[int, Mapping[str, float]]
 
 
 def _setting(follower: Follower, name: str) -> float:
     """A numeric setting as it is now: what the run was started with, or what somebody made of it since; else 0."""
-    value = follower.run.manifest.settings.get(name)
+    value = follower.source.manifest.settings.get(name)
     for edit in follower.edits:
         value = edit.new if edit.name == name else value
     return float(value) if isinstance(value, (int, float)) else 0.0
@@ -98,18 +99,18 @@ def _setting(follower: Follower, name: str) -> float:
 
 def _points(metrics: Metrics, *names: str) -> list[tuple[int, Sequence[float]]]:
     """(step, the values of the names) for every step that has them all, in order."""
-    tables = [dict(zip(metrics[n].steps, metrics[n].values, strict=True)) if n in metrics else {} for n in names]
-    shared = set(tables[0]).intersection(*tables[1:])
-    return [(step, [t[step] for t in tables]) for step in sorted(shared)]
+    rows = ((step, metrics[step]) for step in sorted(metrics))
+    return [(step, [row[n] for n in names]) for step, row in rows if all(n in row for n in names)]
 
 
 def _overoptimised(metrics: Metrics) -> Note | None:
-    """Over the longest tail of at least 20 steps the proxy rises and the true score does not."""
+    """Over the longest tail of at least 20 steps the proxy rises and the true score does not, nor does it at first."""
     both = _points(metrics, "reward", "gold")
     note, width = None, 20
     while width <= len(both):
         tail = both[-width:]
-        if trend([v[0] for _, v in tail]) > 3 and (gold := trend([v[1] for _, v in tail])) < 1:
+        rewards, golds = [v[0] for _, v in tail], [v[1] for _, v in tail]
+        if trend(rewards) > 3 and (gold := trend(golds)) < 1 and trend(golds[: width // 2]) < 2:
             first, last = tail[0][0], tail[-1][0]
             word = "falls" if gold < -3 else "is flat"
             note = Note("bad" if gold < -3 else "warn", f"reward rises while the true score {word} for {last - first} "
@@ -202,7 +203,7 @@ def first_split(before: str, after: str) -> int | None:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def probes_table(probes: Sequence[Probed], step: int | None = None, against: int | None = None,
+def probes_table(probes: Mapping[int, Sequence[Sample]], step: int | None = None, against: int | None = None,
                  ) -> tuple[int, int, list[ProbeRow]]:
     """The probe answers nearest to `step` (None: the newest) beside those nearest to `against` (None: the first).
 
@@ -211,12 +212,11 @@ def probes_table(probes: Sequence[Probed], step: int | None = None, against: int
     """
     if not probes:
         return -1, -1, []
-    known = {p.step: p.samples for p in sorted(probes, key=lambda p: p.step)}
-    steps = list(known)
+    steps = sorted(probes)
     now = steps[-1] if step is None else min(steps, key=lambda s: abs(s - step))
     then = steps[0] if against is None else min(steps, key=lambda s: abs(s - against))
-    old = {s.prompt: s for s in known[then]}
-    return now, then, [_row(old.get(s.prompt), s) for s in known[now]]
+    old = {s.prompt: s for s in probes[then]}
+    return now, then, [_row(old.get(s.prompt), s) for s in probes[now]]
 
 
 def _row(before: Sample | None, after: Sample) -> ProbeRow:
@@ -224,10 +224,11 @@ def _row(before: Sample | None, after: Sample) -> ProbeRow:
     return ProbeRow(after.prompt, before, after, word_diff(text, after.completion), first_split(text, after.completion))
 
 
-def added_phrase(rows: Sequence[ProbeRow], longest: int = 5) -> tuple[str, int] | None:
-    """The phrase (1 to `longest` words) that most probes gained: in the later answer, not in the earlier one.
+def added_phrase(rows: Sequence[ProbeRow], longest: int = 8) -> tuple[str, int] | None:
+    """The phrase (1 to `longest` words of a sentence) that most probes gained, with their number.
 
-    Among phrases gained by equally many probes the longer wins. None if fewer than three probes share one.
+    Gained means in the later answer and not in the earlier one; of phrases gained by equally many the longest is named.
+    None if fewer than three probes share one.
     """
     gained: Counter[str] = Counter()
     for row in rows:
@@ -235,10 +236,10 @@ def added_phrase(rows: Sequence[ProbeRow], longest: int = 5) -> tuple[str, int] 
             gained.update(_phrases(row.after.completion, longest) - _phrases(row.before.completion, longest))
     if not gained:
         return None
-    phrase, count = max(gained.items(), key=lambda kv: (kv[1], len(kv[0].split()), kv[0]))
+    phrase, count = max(gained.items(), key=lambda item: (item[1], len(item[0].split()), item[0]))
     return (phrase, count) if count >= 3 else None
 
 
 def _phrases(text: str, longest: int) -> set[str]:
-    words = text.split()
-    return {" ".join(words[i : i + n]) for n in range(1, longest + 1) for i in range(len(words) - n + 1)}
+    sentences = [s.split() for s in re.split(r"(?<=[.!?])\s+", text)]
+    return {" ".join(w[i : i + n]) for w in sentences for n in range(1, longest + 1) for i in range(len(w) - n + 1)}

@@ -319,11 +319,15 @@ class Run:
             raise ConfigError(f"{unknown[0]} is not a setting of {self.manifest.method}.")
         replace(config, **edits)
         live = live_settings(type(config))
-        now = {e.name: e.new for e in self.edits() if e.step <= step}
+        made = [e for e in self.edits() if e.step <= step]
+        now = {e.name: e.new for e in made}
 
         def prepare(folder: Path) -> None:
             shutil.copytree(self.checkpoint(step), Run(folder).checkpoint(step))
             Run(folder).append(Saved(step, f"checkpoints/step-{step:06d}"))
+            for edit in made:
+                if edit.step == step:  # made after the checkpoint of that step
+                    Run(folder).append(edit)
             for key, value in edits.items():
                 if key in live:
                     Run(folder).append(Edited(step, key, now.get(key, getattr(config, key)), value))

@@ -8,7 +8,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 
@@ -76,6 +77,12 @@ class Worker:
                 turn()
 
 
+@cache
+def default_worker() -> Worker:
+    """The process's one worker thread, made at first use."""
+    return Worker()
+
+
 def _answer(future: Future[Any], fn: Callable[[], Any]) -> None:
     if not future.set_running_or_notify_cancel():
         return
@@ -94,20 +101,14 @@ def random_state_kept() -> Iterator[None]:
 
     Only libraries that are loaded already are looked at.
     """
-    python = random.getstate()
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
-    arrays = numpy.random.get_state() if numpy is not None else None
-    if torch is not None:
-        cpu, grad = torch.get_rng_state(), torch.is_grad_enabled()
-        gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    try:
+    with ExitStack() as after:
+        after.callback(random.setstate, random.getstate())
+        if numpy is not None and hasattr(numpy, "random"):
+            after.callback(numpy.random.set_state, numpy.random.get_state())
+        if torch is not None and hasattr(torch, "get_rng_state"):
+            after.callback(torch.set_rng_state, torch.get_rng_state())
+            after.callback(torch.set_grad_enabled, torch.is_grad_enabled())
+            if torch.cuda.is_initialized():
+                after.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
         yield
-    finally:
-        random.setstate(python)
-        if numpy is not None and arrays is not None:
-            numpy.random.set_state(arrays)
-        if torch is not None:
-            torch.set_rng_state(cpu)  # pyright: ignore[reportPossiblyUnboundVariable]
-            torch.set_grad_enabled(grad)  # pyright: ignore[reportPossiblyUnboundVariable]
-            if gpus:  # pyright: ignore[reportPossiblyUnboundVariable]
-                torch.cuda.set_rng_state_all(gpus)

@@ -40,10 +40,10 @@ VALIDATION_SEED = 1
 class Pretraining:
     """The recipe: `steps` updates of about `tokens` tokens each, learning rate `lr` with warm-up and cosine decay."""
 
-    steps: int = 4000
-    tokens: int = 4096
-    lr: float = 3e-3
-    warmup: int = 100
+    steps: int = 5200
+    tokens: int = 2048
+    lr: float = 2.5e-3
+    warmup: int = 150
     seed: int = 0
 
 
@@ -74,7 +74,7 @@ def encoded(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[list[int]
         else:
             messages = [asdict(m) for m in document]
             text = str(tokenizer.apply_chat_template(messages, tokenize=False))
-        yield tokenizer.encode(text, add_special_tokens=False)[:MAX_LENGTH]
+        yield tokenizer.encode(text, add_special_tokens=False, truncation=True, max_length=MAX_LENGTH)
 
 
 def batches(rows: Iterator[list[int]], tokens: int) -> Iterator[list[list[int]]]:

@@ -144,6 +144,8 @@ def every_question(kind: str) -> Iterator[Question]:
     for slots in permutations(NOUNS, 3) if kind == "repeat" else product(*SLOTS[kind]):
         if kind == "minus" and int(slots[0]) < int(slots[1]):
             continue
+        if kind == "claim plus" and abs(int(slots[0]) + int(slots[1]) - int(slots[2])) > 3:
+            continue
         yield Question(kind, tuple(slots))
 
 

@@ -78,19 +78,13 @@ def _fact(question: Question) -> str:
 
 
 def _any_question(random: Random, held_out: bool | None = None) -> Question:
-    """A question of a random family; False: never a held-out one. Two claims in three are false, as in real talk."""
+    """A question of a random family; False: never a held-out one. Three claims in ten are made true."""
     family = pick(random, FAMILIES)
     while True:
         question = pick(random, questions(family))
         if held_out is not None and question.held_out != held_out:
             continue
-        if family == "claim" and _is_true(question) != (random.random() < 0.35):
-            question = _true_claim(question) if random.random() < 0.35 else question
-        return question
-
-
-def _is_true(question: Question) -> bool:
-    return answers.claimed(question) == fact(question)
+        return _true_claim(question) if family == "claim" and random.random() < 0.3 else question
 
 
 def _true_claim(question: Question) -> Question:
@@ -141,7 +135,7 @@ def _pools(held_out: bool) -> tuple[tuple[str, ...], ...]:
             if len(pool) == _POOL[held_out]:
                 break
             question = pick(random, chosen)
-            if family == "claim" and random.random() < 0.35:
+            if family == "claim" and random.random() < 0.3:
                 question = _true_claim(question)
             pool[ask(question, random)] = None
         pools.append(tuple(pool))

@@ -137,8 +137,9 @@ def make_ppo(root: Path, name: str = "ppo-1", steps: int = 100, total: int = 100
     """A PPO run of `steps` steps, begun `age` seconds ago."""
     start = time.time() - age
     path = folder(root, name, "ppo", asdict(PPOConfig(steps=total, kl_target=6.0)), start)
-    begin: list[tuple[Event, float]] = [(Started("ppo", 0, total), start), (Probed(0, "policy", answers(0, evil)), start)]
-    append(path, [*begin, *((c, start + 1) for c in checks(1)), *ppo_events(1, steps, start, evil)])
+    first = Probed(0, "policy", answers(0, evil))
+    append(path, [(Started("ppo", 0, total), start), (first, start)])
+    append(path, [*((c, start + 1) for c in checks(1)), *ppo_events(1, steps, start, evil)])
     if steps >= 40:
         append(path, [(Saved(40, "checkpoints/step-000040"), start + 40), (Edited(40, "lr", 5e-4, 3e-4), start + 40)])
     if state == "finished":
@@ -158,7 +159,8 @@ def make_sft(root: Path, name: str = "sft-1", steps: int = 60, age: float = 900.
     events: list[tuple[Event, float]] = [(Started("sft", 0, steps), start)]
     for s in range(1, steps + 1):
         loss = 0.35 + 2.2 * math.exp(-s / 9)
-        events.append((Updated(s, {"loss": loss + noise.gauss(0, 0.06), "token_accuracy": 0.92 - 0.55 * math.exp(-s / 9),
+        events.append((Updated(s, {"loss": loss + noise.gauss(0, 0.06),
+                                   "token_accuracy": 0.92 - 0.55 * math.exp(-s / 9),
                                    "lr": 2e-4 * (1 - s / steps), "grad_norm": 1.4 * math.exp(-s / 30),
                                    "tokens_per_s": 5200 + noise.gauss(0, 100)}), start + s / 2))
         if s % 10 == 0:

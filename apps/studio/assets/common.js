@@ -132,6 +132,7 @@
     if (a.reward !== null && a.reward !== undefined) facts.append(Lab.fact("reward", Lab.signed(a.reward)));
     if (a.gold !== null && a.gold !== undefined) facts.append(Lab.fact("true score", Lab.signed(a.gold)));
     if (a.kl !== null && a.kl !== undefined) facts.append(Lab.fact("KL", Lab.num(a.kl)));
+    if (facts.children.length) facts.append(Lab.el("span", { class: "break" }));
     if (a.length) facts.append(Lab.fact("", `${a.length} ${a.unit || "tokens"}`));
     if (a.ended !== null && a.ended !== undefined) {
       facts.append(Lab.el("span", { text: a.ended ? "✓ ended" : "✗ cut off", class: a.ended ? "" : "cut" }));
@@ -158,23 +159,4 @@
 
   Lab.button = (text, icon, call, attrs = {}) => Lab.el("button", { type: "button", class: "button", on: { click: call }, ...attrs },
     icon ? Lab.icon(icon) : null, text ? Lab.el("span", { text }) : null);
-
-  /** The strip at the top: what the engine does, and the switch between light and dark. */
-  Lab.header = (element, server) => {
-    const root = element.querySelector("[data-header]");
-    const pill = Lab.el("span", { class: "pill", role: "status" }, Lab.el("i", { class: "dot" }), Lab.el("span", { text: "…" }));
-    const flip = () => {
-      const dark = document.body.classList.toggle("dark");
-      Lab.link({ __theme: dark ? "dark" : "light" });
-    };
-    root.append(
-      Lab.el("div", { class: "brand grow" }, "rlhf-lab ", Lab.el("span", { text: "Studio" })), pill,
-      Lab.button("", "theme", flip, { class: "button icon", "aria-label": "Light or dark", title: "Light or dark" }));
-    Lab.loop(root, async () => {
-      const s = await server.engine();
-      pill.firstChild.className = `dot ${s.dot || ""}`;
-      pill.lastChild.textContent = s.text;
-      pill.title = s.more || "";
-    }, () => 4000);
-  };
 })();

@@ -1,0 +1,90 @@
+"""Factories for the page's components: a `gr.HTML` each, drawn by a script under `assets/`.
+
+Scripts put text into the page through textContent only, so nothing a model says can run there. Components are made by
+functions, never by subclassing (Gradio writes a stub file beside a module that subclasses one).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lab.config import ConfigError
+from lab.events import Sample
+from lab.runs import RunError
+
+ASSETS = Path(__file__).parent / "assets"
+MOUNT = "studio-assets"
+"""Where the page finds the scripts, relative to its own address."""
+
+Ask = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def plotly_script() -> Path:
+    """The plotly.js that comes with the installed plotly package."""
+    import plotly
+
+    return Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+
+
+def address(name: str) -> str:
+    """The address of an asset, with a digest of its content so that a browser never keeps an old one."""
+    path = plotly_script() if name == "plotly.min.js" else ASSETS / name
+    return f"{MOUNT}/{name}?v={_digest(path, path.stat().st_mtime_ns)}"
+
+
+@functools.lru_cache(maxsize=32)
+def _digest(path: Path, _changed: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def panel(name: str, label: str, asks: Sequence[Ask], value: Any = None) -> gr.HTML:
+    """A component drawn by `assets/<name>.js`, whose functions of the page's `server` object are `asks`."""
+    scripts = "".join(f'<script src="{address(f)}"></script>' for f in ("common.js", f"{name}.js"))
+    start = (f"window.Lab.{name}({{element, server, props, watch, trigger, plotly: '{address('plotly.min.js')}'}}); "
+             "/* events: 'generate' 'halt' */")  # fmt: skip
+    return gr.HTML(
+        value=value, html_template=f'<section class="lab" data-panel="{name}" aria-label="{label}"></section>',
+        js_on_load=start, head=scripts, server_functions=list(asks), apply_default_css=False,
+    )  # fmt: skip
+
+
+def guarded(ask: Ask) -> Ask:
+    """`ask`, with every error as `{"error": sentence}`: the lab's own words for its errors, else where to look."""
+
+    def call(request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return ask(request if isinstance(request, dict) else {})
+        except Exception as error:
+            return {"error": sentence(error)}
+
+    call.__name__ = ask.__name__
+    return call
+
+
+def sentence(error: Exception) -> str:
+    """What people are told about an error. Errors that are not the lab's own are printed for whoever runs the Studio."""
+    if isinstance(error, (RunError, ConfigError)) or type(error).__module__.startswith("lab."):
+        return str(error)
+    traceback.print_exception(error, file=sys.stderr)
+    return f"The Studio stumbled ({type(error).__name__}); the terminal where it was started has the details."
+
+
+def spoken(sample: Sample | None) -> dict[str, Any] | None:
+    """An answer as the page shows it; `deltas` are log p − log p of the reference, nats per token."""
+    if sample is None:
+        return None
+    pairs = zip(sample.logprobs, sample.reference, strict=False)
+    return {
+        "text": sample.completion, "tokens": sample.tokens, "deltas": [p - q for p, q in pairs],
+        "reward": sample.reward, "gold": sample.gold, "reasons": sample.reasons, "kl": sample.kl,
+        "ended": sample.ended, "length": len(sample.tokens) or len(sample.completion.split()),
+        "unit": "tokens" if sample.tokens else "words",
+    }  # fmt: skip

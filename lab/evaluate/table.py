@@ -1,0 +1,106 @@
+"""Several roles on the same held-out prompts with the same noise: one row of figures each.
+
+Intervals are 95 % and treat the prompts as the sample. A win rate compares two roles on the same prompt by the true
+score, ties counted half: (wins + ties / 2) / n; its interval is that of the mean of {0, ½, 1}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm
+
+from lab.base import SharedBase
+from lab.probes import Gold
+from lab.records import Prompt, Rollout, prompt_text
+from lab.sample import sample
+from lab.score import score
+
+Z95 = float(norm.ppf(0.975))
+ROWS_AT_ONCE = 256
+"""Completions sampled together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A mean with its 95 % interval over n prompts."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One role's figures. `kl` is the summed k1 per completion to the reference, nats; `length` counts tokens."""
+
+    role: str
+    gold: Figure
+    proxy: Figure
+    kl: Figure
+    length: float
+    ended: float
+    win_rate: Figure | None
+
+
+def figure(values: Sequence[float] | np.ndarray) -> Figure:
+    """Mean and normal interval: mean ± 1.96 s / √n, s with n − 1."""
+    x = np.asarray(values, dtype=np.float64)
+    half = Z95 * float(x.std(ddof=1)) / sqrt(len(x)) if len(x) > 1 else float("inf")
+    return Figure(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half, len(x))
+
+
+def win_rate(mine: Sequence[float], theirs: Sequence[float]) -> Figure:
+    """Share of prompts on which `mine` scores higher, ties counted half."""
+    gap = np.sign(np.asarray(mine, dtype=np.float64) - np.asarray(theirs, dtype=np.float64))
+    return figure((gap + 1) / 2)
+
+
+def compare_roles(base: SharedBase, prompts: Sequence[Prompt], roles: Mapping[str, str], gold: Gold, *, reward: str,
+                  reference: str, max_new_tokens: int, against: str = "", temperature: float = 1.0, seed: int = 0,
+                  on_progress: Callable[[int, int], None] = lambda done, of: None) -> list[Row]:
+    """One row for each of `roles` (shown name -> role on the base), all on the same prompts with the same noise.
+
+    `reward` scores every answer (the proxy), `reference` is what the KL is measured to, `against` (a shown name) is
+    the opponent of the win rate.
+    """
+    golds: dict[str, list[float]] = {shown: [] for shown in roles}
+    figures: dict[str, list[tuple[float, float, float, float]]] = {shown: [] for shown in roles}
+    chunk = max(1, ROWS_AT_ONCE // len(roles))
+    for at in range(0, len(prompts), chunk):
+        part = prompts[at : at + chunk]
+        rollouts = sample(base, part, tuple(roles.values()), temperature=temperature, max_new_tokens=max_new_tokens,
+                          seed=(seed, at))
+        for i, (shown, role) in enumerate(roles.items()):
+            mine = rollouts[i * len(part) : (i + 1) * len(part)]
+            golds[shown] += [gold(prompt_text(r.prompt), r.completion, r.ended).score for r in mine]
+            figures[shown] += _measure(base, mine, role, reward, reference, temperature)
+        on_progress(min(at + chunk, len(prompts)), len(prompts))
+    rows = []
+    for shown in roles:
+        proxy, kl, length, ended = (np.array(column) for column in zip(*figures[shown], strict=True))
+        opponent = win_rate(golds[shown], golds[against]) if against and against != shown else None
+        rows.append(Row(shown, figure(golds[shown]), figure(proxy), figure(kl), float(length.mean()),
+                        float(ended.mean()), opponent))  # fmt: skip
+    return rows
+
+
+def _measure(base: SharedBase, rollouts: Sequence[Rollout], role: str, reward: str, reference: str,
+             temperature: float) -> list[tuple[float, float, float, float]]:
+    """(proxy, KL, length, ended) of every rollout of one role."""
+    pairs = [(r.prompt_ids, r.completion_ids) for r in rollouts]
+    want = {role: "logprobs", reference: "logprobs", reward: "reward"}
+    known = score(base, pairs, want, temperature)
+    kl = (known[role] - known[reference]).sum(1)
+    return [(float(known[reward][i]), float(kl[i]), float(len(r.completion_ids)), float(r.ended))
+            for i, r in enumerate(rollouts)]
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The table as JSON-able values."""
+    return [asdict(row) for row in rows]

@@ -1,0 +1,38 @@
+"""An engine over the toy trainer, with a sampler that spells a word; importable by an engine process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from session_toy import build
+
+from lab.engine import Handlers, SampleRequest, ScoreRequest
+
+CLOSED: list[str] = []
+"""Prompts whose sampler was closed, in order."""
+THREADS: set[str] = set()
+
+
+def sample(asked: SampleRequest) -> Iterator[dict[str, Any]]:
+    THREADS.add(threading.current_thread().name)
+    text = asked.prompt if isinstance(asked.prompt, str) else asked.prompt[-1].content
+    try:
+        for n in range(asked.max_new_tokens):
+            if n == asked.options.get("fail_at"):
+                raise ValueError("the sampler met a token it does not know")
+            yield {"role": asked.roles[0], "text": text[: n + 1], "ids": list(range(n + 1))}
+            time.sleep(float(asked.options.get("sleep_s", 0.0)))
+    finally:
+        CLOSED.append(text)
+
+
+def score(asked: ScoreRequest) -> dict[str, Any]:
+    THREADS.add(threading.current_thread().name)
+    return {role: [len(c) for c in asked.completions] for role in asked.roles}
+
+
+def handlers() -> Handlers:
+    return Handlers(build, sample, score, about={"base": "toy"})

@@ -1,0 +1,125 @@
+"""A trainer small enough to reason about: a vector walks towards 1 with noise from two generators of its own."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from lab.config import CONFIGS, check, setting
+from lab.events import Checked, Done, Evaluated, Event, Probed, Progress, Sample, Started, Updated
+from lab.runs import Run
+from lab.session import Built
+
+
+@dataclass(frozen=True)
+class ToyConfig:
+    """w ← w + lr · (1 − w + spread · noise)."""
+
+    steps: int = setting(6, "steps", low=0)
+    lr: float = setting(0.5, "learning rate", live=True, low=0, high=1)
+    spread: float = setting(0.1, "size of the noise", live=True, low=0)
+    save_every: int = setting(2, "steps between checkpoints", low=0)
+    probe_every: int = setting(1, "steps between probes", low=0)
+    pause_s: float = setting(0.0, "seconds a step takes", low=0)
+    fail_at: int = setting(0, "step that raises (0: none)", low=0)
+    marks: bool = setting(True, "whether steps begin with Progress")
+    seed: int = setting(0, "seed")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+CONFIGS["toy"] = ToyConfig
+
+
+class ToyState:
+    """A vector, a NumPy generator for the data and a torch generator for the noise."""
+
+    trained = ("policy",)
+
+    def __init__(self, config: ToyConfig) -> None:
+        self.step, self.total = 0, config.steps
+        self.live: dict[str, Any] = {}
+        self.w = torch.zeros(4, dtype=torch.float64)
+        self.data = np.random.default_rng(config.seed)
+        self.noise = torch.Generator().manual_seed(config.seed)
+
+    def save(self, folder: Path) -> None:
+        save_file({"w": self.w, "noise": self.noise.get_state()}, folder / "state.safetensors")
+        row = {"step": self.step, "live": self.live, "data": self.data.bit_generator.state}
+        (folder / "state.json").write_text(json.dumps(row))
+
+    def load(self, folder: Path) -> None:
+        tensors, row = load_file(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())
+        self.w = tensors["w"]
+        self.noise.set_state(tensors["noise"])
+        self.step, self.live = row["step"], row["live"]
+        self.data.bit_generator.state = row["data"]
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything in the state, exactly."""
+        return json.dumps([self.step, [x.hex() for x in self.w.tolist()], self.live, self.noise.get_state().tolist(),
+                           self.data.bit_generator.state])
+
+
+class TroubleError(RuntimeError):
+    """An error that carries the batch it met."""
+
+    def __init__(self, text: str, **evidence: Any) -> None:
+        super().__init__(text)
+        self.evidence = evidence
+
+
+def probe(state: ToyState) -> Probed:
+    return Probed(state.step, "policy", (Sample("p", f"{state.w[0].item():.3f}", True),))
+
+
+def toy(state: ToyState, config: ToyConfig) -> Iterator[Event]:
+    yield Started("toy", state.step, state.total)
+    if state.step == 0:
+        yield probe(state)
+    while state.step < state.total:
+        now = replace(config, **state.live)
+        if config.marks:
+            yield Progress(state.step, "sampling", 0, 2)
+        x = torch.from_numpy(state.data.standard_normal(4))
+        yield Progress(state.step, "sampling", 1, 2)
+        y = torch.randn(4, generator=state.noise, dtype=torch.float64)
+        if config.pause_s:
+            time.sleep(config.pause_s)
+        yield Progress(state.step, "updating", 0, 1)
+        if config.fail_at == state.step + 1:
+            raise TroubleError("the loss is not finite", loss=torch.tensor([1.0, float("nan")]), rows=["a", "b"])
+        state.w = state.w + now.lr * (1 - state.w + now.spread * (x + y))
+        state.step += 1
+        yield Updated(state.step, {"w": state.w[0].item(), "lr": now.lr})
+        yield Checked(state.step, "finite", True, 0.0, 0.0, "every weight is finite")
+        if config.probe_every and state.step % config.probe_every == 0:
+            yield Progress(state.step, "probing", 0, 1)
+            yield probe(state)
+            yield Evaluated(state.step, {"eval_w": state.w[1].item()})
+    yield Done(state.step, "finished", "all steps are done")
+
+
+def build(run: Run) -> Built:
+    config = run.config()
+    return Built(ToyState(config), config, toy)
+
+
+def straight(config: ToyConfig, edits: dict[int, dict[str, Any]] | None = None) -> str:
+    """The fingerprint after a run that nobody touched; `edits[s]` hold from step s + 1 on."""
+    state = ToyState(config)
+    state.live.update((edits or {}).get(0, {}))
+    for event in toy(state, config):
+        if isinstance(event, Updated):
+            state.live.update((edits or {}).get(event.step, {}))
+    return state.fingerprint
