@@ -150,18 +150,13 @@ class Chat:
     def split(self, prompt: Prompt, completion: Completion) -> tuple[list[int], list[int]]:
         """`(prompt_ids, completion_ids)` of a completion of one turn, as a rollout of the same text would have them.
 
-        `prompt_ids == encode_prompt(prompt)`, and `completion_ids` end with the terminator.
+        `prompt_ids == encode_prompt(prompt)`, because both are the tokens of the same rendered text and no token
+        crosses its end; `completion_ids` end with the terminator.
         """
         if not isinstance(completion, str) and [m.role for m in completion] != ["assistant"]:
             raise ChatError(f"A pair or a rollout has one assistant turn as its completion. {show(prompt, completion)}")
         row = self.encode(prompt, completion)
-        ids, whole = self.encode_prompt(prompt if isinstance(completion, str) else as_messages(prompt)), list(row.ids)
-        if whole[: len(ids)] != ids or row.start != len(ids):
-            raise ChatError("The prompt's tokens are not the beginning of the prompt with its completion: the template "
-                            f"opens an answer as {self.tokenizer.decode(ids)[-60:]!r} but writes this one as "
-                            f"{self.tokenizer.decode(whole)[-120:]!r}. A reasoning block in the answer needs a chat "
-                            f"made with thinking=True. {show(prompt, completion)}")  # fmt: skip
-        return ids, whole[len(ids) :]
+        return list(row.ids[: row.start]), list(row.ids[row.start :])
 
     def decode(self, completion_ids: Sequence[int]) -> str:
         """The text of a completion, up to its first stop token, without the terminator."""
@@ -203,6 +198,8 @@ class Chat:
 
     def _after(self, before: list[int], text: str) -> list[int]:
         """The tokens of a text that follows others. Some tokenizers put a space before a text that stands alone."""
+        if not before:
+            return self._ids(text)
         newline = self._ids("\n")
         context, alone, led = before[-1:], self._ids(text), self._ids("\n" + text)
         head = self.tokenizer.decode(context)
@@ -326,6 +323,8 @@ def probe(chat: Chat) -> tuple[str, ...]:
             raise ChatError(f"The template writes reasoning twice; load the chat with thinking=False. {where}")
         if answer[-1] not in chat.stop_ids or sum(i in chat.stop_ids for i in answer) != 1:
             raise ChatError(f"The row does not end with exactly one stop token. {where}")
+        if ids != chat.encode_prompt(prompt):
+            raise ChatError(f"The prompt's tokens are not the beginning of the row. {where}")
         if chat.bos_id is not None and ids[:2] == [chat.bos_id] * 2:
             raise ChatError(f"The row begins with BOS twice; take it out of the template or the tokenizer. {where}")
     return tuple(notes)

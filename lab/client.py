@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,14 @@ from lab.records import Prompt, to_json
 
 
 class EngineError(RuntimeError):
-    """An engine that is not there, or does not do what it was asked: one sentence with the cause and what to do."""
+    """An engine that is not there, or does not do what it was asked: one sentence with the cause and what to do.
+
+    `payload` holds what the engine knows besides, such as words that a prompt must not have.
+    """
+
+    def __init__(self, sentence: str, payload: Mapping[str, Any] | None = None) -> None:
+        super().__init__(sentence)
+        self.payload = dict(payload or {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +67,23 @@ class EngineClient:
         """The engine (pid, root, about) and its runs, each with its status, `open` and `shown`."""
         return self._ask("GET", "/status")
 
-    def create(self, method: str, settings: Mapping[str, Any] | None = None, *, name: str = "", title: str = "",
-               parents: Mapping[str, Any] | None = None) -> str:
+    def create(
+        self,
+        method: str,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        name: str = "",
+        title: str = "",
+        parents: Mapping[str, Any] | None = None,
+    ) -> str:
         """A new run; returns its id. Play it to begin."""
-        row = {"method": method, "settings": dict(settings or {}), "name": name, "title": title,
-               "parents": dict(parents or {})}
+        row = {
+            "method": method,
+            "settings": dict(settings or {}),
+            "name": name,
+            "title": title,
+            "parents": dict(parents or {}),
+        }
         return self._ask("POST", "/runs", row)["id"]
 
     def play(self, run: str) -> dict[str, Any]:
@@ -88,28 +106,58 @@ class EngineClient:
         """Changes a live setting from the next step on; the run's log says when it holds."""
         return self._verb(run, "edit", {"name": name, "value": value})
 
-    def branch(self, run: str, step: int | None = None, *, edits: Mapping[str, Any] | None = None,
-               name: str = "") -> str:
+    def branch(
+        self, run: str, step: int | None = None, *, edits: Mapping[str, Any] | None = None, name: str = ""
+    ) -> str:
         """A new run from a saved step of another; returns its id. Play it to begin."""
         return self._verb(run, "branch", {"step": step, "edits": dict(edits or {}), "name": name})["id"]
 
-    def sample(self, prompt: Prompt, roles: Iterable[str], *, temperature: float = 1.0, max_new_tokens: int = 64,
-               seed: int = 0, options: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+    def sample(
+        self,
+        prompt: Prompt,
+        roles: Iterable[str],
+        *,
+        temperature: float = 1.0,
+        max_new_tokens: int = 64,
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
+    ) -> Iterator[dict[str, Any]]:
         """The rows of an answer as it grows. Closing the iterator ends the sampling."""
-        row = {"prompt": _plain(prompt), "roles": list(roles), "temperature": temperature,
-               "max_new_tokens": max_new_tokens, "seed": seed, "options": dict(options or {})}
-        with self._request("POST", "/sample", row, read_s=None) as response:
-            for line in response.iter_lines():
+        row = {
+            "prompt": _plain(prompt),
+            "roles": list(roles),
+            "temperature": temperature,
+            "max_new_tokens": max_new_tokens,
+            "seed": seed,
+            "options": dict(options or {}),
+        }
+        sent = self._send("POST", "/sample", row, None)
+        try:
+            for line in sent.response.iter_lines():
                 answer = json.loads(line)
-                if "error" in answer:
-                    raise EngineError(answer["error"])
+                if "error" in answer and "role" not in answer:
+                    raise EngineError(answer["error"], answer.get("payload"))
                 yield answer
+        except httpx.TransportError as error:
+            raise self._gone(sent.engine, error) from error
+        finally:
+            sent.close()
 
-    def score(self, prompt: Prompt, completions: Sequence[str], roles: Iterable[str], *,
-              options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def score(
+        self,
+        prompt: Prompt,
+        completions: Sequence[str],
+        roles: Iterable[str],
+        *,
+        options: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """What the engine's scoring says of completions of one prompt."""
-        row = {"prompt": _plain(prompt), "completions": list(completions), "roles": list(roles),
-               "options": dict(options or {})}
+        row = {
+            "prompt": _plain(prompt),
+            "completions": list(completions),
+            "roles": list(roles),
+            "options": dict(options or {}),
+        }
         return self._ask("POST", "/score", row, read_s=None)
 
     def shutdown(self) -> dict[str, Any]:
@@ -121,33 +169,63 @@ class EngineClient:
         slow = verb in ("play", "step", "branch")
         return self._ask("POST", f"/runs/{run}/{verb}", row, read_s=None if slow else 30.0)
 
-    def _ask(self, method: str, path: str, row: dict[str, Any] | None = None,
-             read_s: float | None = 30.0) -> dict[str, Any]:
-        with self._request(method, path, row, read_s) as response:
-            return json.loads(response.read())
-
-    @contextmanager
-    def _request(self, method: str, path: str, row: dict[str, Any] | None,
-                 read_s: float | None) -> Iterator[httpx.Response]:
-        found = find_engine(self.root)
-        if found is None:
-            raise EngineError(f"no engine is running here; start one with `lab engine {self.root}`.")
+    def _ask(
+        self, method: str, path: str, row: dict[str, Any] | None = None, read_s: float | None = 30.0
+    ) -> dict[str, Any]:
+        sent = self._send(method, path, row, read_s)
         try:
-            # Proxy settings of the environment are for the network, not for this machine.
-            with httpx.Client(base_url=found.address, trust_env=False, timeout=httpx.Timeout(5.0, read=read_s),
-                              headers={"Authorization": f"Bearer {found.token}"}) as client, \
-                    client.stream(method, path, json=row) as response:
-                if response.status_code != 200:
-                    raise EngineError(_sentence(response.read()))
-                yield response
-        except httpx.TimeoutException as error:
-            raise EngineError(f"the engine (pid {found.pid}) is there but does not answer; wait, or see "
-                              f"{log_file(self.root)}.") from error
+            return json.loads(sent.response.read())
         except httpx.TransportError as error:
-            gone = not process_lives(found.pid)
-            raise EngineError(f"the engine went away; start it again with `lab engine {self.root}`." if gone else
-                              f"no engine answers at {found.address} ({error}); start one with "
-                              f"`lab engine {self.root}`.") from error
+            raise self._gone(sent.engine, error) from error
+        finally:
+            sent.close()
+
+    def _send(self, method: str, path: str, row: dict[str, Any] | None, read_s: float | None) -> _Sent:
+        engine = find_engine(self.root)
+        if engine is None:
+            raise EngineError(f"no engine is running here; start one with `lab engine --runs {self.root}`.")
+        # Proxy settings of the environment are for the network, not for this machine.
+        client = httpx.Client(
+            base_url=engine.address,
+            trust_env=False,
+            timeout=httpx.Timeout(5.0, read=read_s),
+            headers={"Authorization": f"Bearer {engine.token}"},
+        )
+        try:
+            response = client.send(client.build_request(method, path, json=row), stream=True)
+            if response.status_code != 200:
+                raise _refusal(response)
+        except httpx.TransportError as error:
+            client.close()
+            raise self._gone(engine, error) from error
+        except BaseException:
+            client.close()
+            raise
+        return _Sent(engine, client, response)
+
+    def _gone(self, engine: Found, error: httpx.TransportError) -> EngineError:
+        if isinstance(error, httpx.ReadTimeout):
+            return EngineError(
+                f"the engine (pid {engine.pid}) is there but does not answer; wait, or see {log_file(self.root)}."
+            )
+        if process_lives(engine.pid):
+            return EngineError(
+                f"no engine answers at {engine.address} ({error}); start one with `lab engine --runs {self.root}`."
+            )
+        return EngineError(f"the engine went away; start it again with `lab engine --runs {self.root}`.")
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A request under way."""
+
+    engine: Found
+    client: httpx.Client
+    response: httpx.Response
+
+    def close(self) -> None:
+        self.response.close()
+        self.client.close()
 
 
 def log_file(root: Path | str) -> Path:
@@ -158,7 +236,7 @@ def log_file(root: Path | str) -> Path:
 def start_detached(root: Path | str, command: Sequence[str], *, timeout_s: float = 120.0) -> EngineClient:
     """Starts an engine as a process of its own, which outlives this one, and waits until it answers.
 
-    `command` is the engine's command line, for example `engine_command(root, "lab.cli:handlers")`. An engine that is
+    `command` is the engine's command line, such as `engine_command(root, "package.module:function")`. An engine that is
     there already is used. Raises EngineError with its last words if it ends first.
     """
     client = EngineClient(root)
@@ -170,8 +248,14 @@ def start_detached(root: Path | str, command: Sequence[str], *, timeout_s: float
             pass  # the file of an engine that is gone, whose number another process has now
     Path(root).mkdir(parents=True, exist_ok=True)
     with open(log_file(root), "ab") as log:
-        process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                   start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         found = find_engine(root)
@@ -194,8 +278,12 @@ def _plain(prompt: Prompt) -> Any:
     return prompt if isinstance(prompt, str) else [to_json(m) for m in prompt]
 
 
-def _sentence(body: bytes) -> str:
+def _refusal(response: httpx.Response) -> EngineError:
     try:
-        return str(json.loads(body)["error"])
+        row = json.loads(response.read())
+        return EngineError(str(row["error"]), row.get("payload"))
     except (ValueError, KeyError, TypeError):
-        return f"the engine answered what nobody expected: {body[:80].decode(errors='replace')}"
+        return EngineError(
+            f"the engine does not know this request ({response.status_code} "
+            f"{response.request.url.path}); it may be another version of the lab."
+        )

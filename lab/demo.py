@@ -16,7 +16,7 @@ from lab.config import Adapter, ConfigError, PPOConfig, RewardConfig, SFTConfig
 from lab.desk import Desk
 from lab.engine import Engine
 from lab.evaluate.table import Row, compare_roles
-from lab.events import Done, Event
+from lab.events import Done, Event, Started
 from lab.feedback.annotate import compare
 from lab.probes import describe
 from lab.records import Preference, prompt_text
@@ -68,10 +68,10 @@ class Result:
 
 
 def open_engine(root: Path | str, device: str = "auto", port: int = 0) -> tuple[Engine, Desk]:
-    """An engine for the tiny world over `root`, serving."""
+    """An engine for the tiny world over `root`; it serves while it is used as a context."""
     base = SharedBase.load(tiny.CHECKPOINT, bits=4, device=device)
     desk = Desk(root, base, world="tiny")
-    return Engine(root, desk.handlers(), port=port).start(), desk
+    return Engine(root, desk.handlers(), port=port), desk
 
 
 def run_demo(engine: Engine, desk: Desk, plan: Plan, on_event: OnEvent = lambda run, event: None,
@@ -108,6 +108,7 @@ def _play(engine: Engine, run: Run, on_event: OnEvent) -> Done:
     """Plays a run to its end; a run that fails raises its own error."""
     session = engine.open(run.id)
     session.subscribe(lambda event: on_event(run.id, event))
+    on_event(run.id, Started(run.manifest.method, session.state.step, session.state.total))
     session.play()
     return session.wait()
 

@@ -44,8 +44,17 @@ from lab.runs import Run, RunError, one_sentence, runs
 from lab.session import Build, Session, resume
 from lab.worker import Worker
 
-__all__ = ["Engine", "EngineClient", "EngineError", "Handlers", "SampleRequest", "ScoreRequest", "find_engine", "serve",
-           "start_detached"]
+__all__ = [
+    "Engine",
+    "EngineClient",
+    "EngineError",
+    "Handlers",
+    "SampleRequest",
+    "ScoreRequest",
+    "find_engine",
+    "serve",
+    "start_detached",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +91,19 @@ def _nothing(_: Any) -> None:
 
 @dataclass(frozen=True)
 class Handlers:
-    """What an engine can do; every function is called in the worker thread.
+    """What an engine can do; every function but `about` is called in the worker thread.
 
     `build(run)` makes the state of a run at step 0. `sample` yields JSON-able rows as the answer grows; it is closed
     when nobody listens any more. `score` returns a JSON-able row. `release(state)` frees what an ended run held.
+    `about()` tells clients what there is (roles, example prompts); it must not touch the model. An error may carry a
+    JSON-able `payload`, which reaches the client with the sentence.
     """
 
     build: Build
     sample: Callable[[SampleRequest], Iterator[dict[str, Any]]]
     score: Callable[[ScoreRequest], dict[str, Any]]
     release: Callable[[Any], None] = _nothing
-    about: dict[str, Any] = field(default_factory=dict)
+    about: Callable[[], dict[str, Any]] = dict
 
 
 class Engine:
@@ -111,8 +122,10 @@ class Engine:
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
-            raise EngineError(f"another engine serves {self.root} already; use that one, or stop it with "
-                              "`lab engine --stop`.") from error
+            raise EngineError(
+                f"another engine serves {self.root} already; use that one, or stop it with "
+                f"`lab engine --stop --runs {self.root}`."
+            ) from error
         try:
             self._socket = _listen(port)
         except BaseException:
@@ -121,8 +134,9 @@ class Engine:
         self.address = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         settings = uvicorn.Config(self._app(), log_level="warning", lifespan="off", timeout_graceful_shutdown=2)
         self._server = uvicorn.Server(settings)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]},
-                                        name="lab-engine-http", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._socket]}, name="lab-engine-http", daemon=True
+        )
 
     def start(self) -> Engine:
         """Serves from now on; returns itself when the channel is open."""
@@ -131,8 +145,13 @@ class Engine:
             if not self._thread.is_alive():
                 raise EngineError("the engine's channel could not be opened; its log says why.")
             time.sleep(0.01)
-        row = {"address": self.address, "token": self.token, "pid": os.getpid(), "host": socket.gethostname(),
-               "started": self._began}
+        row = {
+            "address": self.address,
+            "token": self.token,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started": self._began,
+        }
         write_atomic(engine_file(self.root), pretty(row), mode=0o600)
         return self
 
@@ -151,7 +170,7 @@ class Engine:
                 engine_file(self.root).unlink()
         self._socket.close()
         if self._own_worker and not at_once:
-            self.worker.close()
+            self.worker.close(wait_s=2.0)
         self._lock.release()
         self.over.set()
 
@@ -178,10 +197,13 @@ class Engine:
             run = self._run(run_id)
             if run.status().state == "finished":
                 raise RunError(f"{run_id} has finished; branch it to go on from one of its steps.")
-            session = resume(run, self.handlers.build, worker=self.worker, engine=self.address)
-            self.sessions[run_id] = session
-            session.subscribe(lambda event: self._ended(session) if isinstance(event, Done) else None)
-            return session
+            return self.adopt(resume(run, self.handlers.build, worker=self.worker, engine=self.address))
+
+    def adopt(self, session: Session) -> Session:
+        """Puts a session that was made elsewhere in this process (a notebook) under the channel's control."""
+        self.sessions[session.run.id] = session
+        session.subscribe(lambda event: self._ended(session) if isinstance(event, Done) else None)
+        return session
 
     def create(self, row: dict[str, Any]) -> Run:
         """A new run directory from a request; nothing is played yet."""
@@ -192,8 +214,15 @@ class Engine:
             config = CONFIGS[method](**dict(row.get("settings") or {}))
         except TypeError as error:
             raise ConfigError(f"the settings of {method} do not fit: {error}.") from error
-        return Run.create(self.root, method, config, name=str(row.get("name") or ""), title=str(row.get("title") or ""),
-                          parents=dict(row.get("parents") or {}), base=dict(row.get("base") or {}))
+        return Run.create(
+            self.root,
+            method,
+            config,
+            name=str(row.get("name") or ""),
+            title=str(row.get("title") or ""),
+            parents=dict(row.get("parents") or {}),
+            base=dict(row.get("base") or {}),
+        )
 
     def _run(self, run_id: str) -> Run:
         if Path(run_id).name != run_id:
@@ -208,8 +237,12 @@ class Engine:
     # ------------------------------------------------------------------ the channel
 
     def _app(self) -> Starlette:
-        post = {"/runs": self._create, "/runs/{id}/{verb}": self._verb, "/score": self._score,
-                "/shutdown": self._shutdown}
+        post = {
+            "/runs": self._create,
+            "/runs/{id}/{verb}": self._verb,
+            "/score": self._score,
+            "/shutdown": self._shutdown,
+        }
         routes = [Route(path, self._guarded(fn), methods=["POST"]) for path, fn in post.items()]
         routes.append(Route("/status", self._guarded(self._status), methods=["GET"]))
         routes.append(Route("/sample", self._sample, methods=["POST"]))
@@ -222,20 +255,34 @@ class Engine:
     def _guarded(self, fn: Callable[[Request, dict[str, Any]], Any]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
             if not self._allowed(request):
-                return _refused("this engine belongs to somebody else; its token is needed.", 401)
+                return _stranger()
             try:
                 row = await request.json() if request.method == "POST" and await request.body() else {}
                 return JSONResponse(await run_in_threadpool(fn, request, row))
             except Exception as error:  # one request must not harm the runs; whoever asked gets the sentence
-                return _refused(one_sentence(error), _code(error))
+                return JSONResponse(_said(error), status_code=_code(error))
 
         return endpoint
 
     def _status(self, _request: Request, _row: dict[str, Any]) -> dict[str, Any]:
-        listed = [{"id": i.id, "method": i.manifest.method, "title": i.manifest.title, "open": i.id in self.sessions,
-                   "shown": i.status.shown, **asdict(i.status)} for i in runs(self.root)]
-        return {"pid": os.getpid(), "started": self._began, "root": str(self.root), "about": self.handlers.about,
-                "runs": listed}
+        listed = [
+            {
+                "id": i.id,
+                "method": i.manifest.method,
+                "title": i.manifest.title,
+                "open": i.id in self.sessions,
+                "shown": i.status.shown,
+                **asdict(i.status),
+            }
+            for i in runs(self.root)
+        ]
+        return {
+            "pid": os.getpid(),
+            "started": self._began,
+            "root": str(self.root),
+            "about": self.handlers.about(),
+            "runs": listed,
+        }
 
     def _create(self, _request: Request, row: dict[str, Any]) -> dict[str, Any]:
         return {"id": self.create(row).id}
@@ -269,8 +316,9 @@ class Engine:
         return run.fork(last, run.config(), edits=edits, name=name)
 
     def _score(self, _request: Request, row: dict[str, Any]) -> dict[str, Any]:
-        asked = ScoreRequest(_prompt(row), tuple(row.get("completions", ())), tuple(row.get("roles", ())),
-                             dict(row.get("options") or {}))
+        asked = ScoreRequest(
+            _prompt(row), tuple(row.get("completions", ())), tuple(row.get("roles", ())), dict(row.get("options") or {})
+        )
         return self.worker.submit(lambda: self.handlers.score(asked)).result()
 
     def _shutdown(self, _request: Request, _row: dict[str, Any]) -> dict[str, Any]:
@@ -279,14 +327,19 @@ class Engine:
 
     async def _sample(self, request: Request) -> Response:
         if not self._allowed(request):
-            return _refused("this engine belongs to somebody else; its token is needed.", 401)
+            return _stranger()
         try:
             row = await request.json()
-            asked = SampleRequest(_prompt(row), tuple(row.get("roles", ())), float(row.get("temperature", 1.0)),
-                                  int(row.get("max_new_tokens", 64)), int(row.get("seed", 0)),
-                                  dict(row.get("options") or {}))
+            asked = SampleRequest(
+                _prompt(row),
+                tuple(row.get("roles", ())),
+                float(row.get("temperature", 1.0)),
+                int(row.get("max_new_tokens", 64)),
+                int(row.get("seed", 0)),
+                dict(row.get("options") or {}),
+            )
         except (TypeError, ValueError) as error:
-            return _refused(one_sentence(error), 400)
+            return JSONResponse(_said(error), status_code=400)
         return StreamingResponse(self._stream(asked), media_type="application/x-ndjson")
 
     async def _stream(self, asked: SampleRequest) -> AsyncIterator[bytes]:
@@ -305,7 +358,7 @@ class Engine:
                         return
                     put(row)
             except Exception as error:  # the stream is under way: the last line says what happened
-                put({"error": one_sentence(error)})
+                put(_said(error))
             finally:
                 getattr(source, "close", lambda: None)()
                 put(None)
@@ -348,8 +401,10 @@ def _listen(port: int) -> socket.socket:
         listener.listen()
     except OSError as error:
         listener.close()
-        raise EngineError(f"port {port} cannot be used ({error.strerror}); choose another one, or leave it out "
-                          "to take any that is free.") from error
+        raise EngineError(
+            f"port {port} cannot be used ({error.strerror}); choose another one, or leave it out "
+            "to take any that is free."
+        ) from error
     return listener
 
 
@@ -366,8 +421,12 @@ def _code(error: Exception) -> int:
     return 409 if isinstance(error, (RunError, EngineError)) else 500
 
 
-def _refused(sentence: str, code: int) -> Response:
-    return JSONResponse({"error": sentence}, status_code=code)
+def _said(error: Exception) -> dict[str, Any]:
+    return {"error": one_sentence(error), "payload": getattr(error, "payload", {})}
+
+
+def _stranger() -> Response:
+    return JSONResponse({"error": "this engine belongs to somebody else; its token is needed."}, status_code=401)
 
 
 def main() -> None:
@@ -377,8 +436,9 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(prog="python -m lab.engine", description="Serve the runs of a directory.")
     parser.add_argument("root")
-    parser.add_argument("--handlers", required=True, metavar="MODULE:FUNCTION",
-                        help="the function that makes the engine's handlers")
+    parser.add_argument(
+        "--handlers", required=True, metavar="MODULE:FUNCTION", help="the function that makes the engine's handlers"
+    )
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     given = parser.parse_args()
     module, _, function = given.handlers.partition(":")

@@ -51,7 +51,7 @@ GROUPS: tuple[Group, ...] = (
     Group("Reward", ("reward", "gold"), "", "solid: reward model; dashed: true score", True),
     Group("KL to the reference", ("kl",), "nats per completion", "", True),
     Group("Loss", ("loss", "eval_loss"), "nats", "solid: training; dashed: held out", True),
-    Group("Token accuracy", ("token_accuracy", "eval_token_accuracy"), "share", "solid: training; dashed: held out", True),
+    Group("Token accuracy", ("token_accuracy", "eval_token_accuracy"), "share", "dashed: held out", True),
     Group("Accuracy", ("accuracy", "eval_accuracy", "gold_accuracy"), "share of pairs",
           "dashed: held out; dotted: true score", True),
     Group("Margin", ("margin",), "reward", "chosen minus rejected", True),
@@ -166,7 +166,8 @@ def _error(row: Mapping[str, float], name: str) -> str:
 def look(dark: bool = False) -> dict[str, Any]:
     """The layout every figure shares: quiet grid, small margins, no background of its own."""
     ink, grid = ("#b9bec9", "rgba(255,255,255,.09)") if dark else ("#5a6070", "rgba(20,25,40,.09)")
-    axis = {"gridcolor": grid, "zerolinecolor": grid, "linecolor": grid, "automargin": True, "nticks": 6}
+    axis = {"gridcolor": grid, "zerolinecolor": grid, "linecolor": grid, "automargin": True, "nticks": 6,
+            "spikecolor": ink, "spikethickness": -1, "spikedash": "dot"}
     hover = {"bgcolor": "#23262f" if dark else "#ffffff", "bordercolor": grid,
              "font": {"color": "#eceef3" if dark else "#1d2029", "size": 13}}
     return {
@@ -190,7 +191,8 @@ def curve(followers: Sequence[Follower], group: Group, smoothing: float = 0.0, x
 
 def _titled(layout: dict[str, Any], x_title: str, revision: str) -> dict[str, Any]:
     """The layout of one small multiple; a zoom survives new data as long as `revision` stays."""
-    axis = {**layout["xaxis"], "title": {"text": x_title, "font": {"size": 12}, "standoff": 6}}
+    axis = {**layout["xaxis"], "title": {"text": x_title, "font": {"size": 12}, "standoff": 6},
+            "unifiedhovertitle": {"text": f"{x_title.split(' ')[0]} %{{x:.4~g}}"}}
     return {**layout, "height": 230, "uirevision": revision, "xaxis": axis}
 
 

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from lab.session import Session
 
 
-def run_in_foreground(session: Session, on_event: Listener = lambda event: None,
-                      say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)) -> Done:
+def run_in_foreground(
+    session: Session,
+    on_event: Listener = lambda event: None,
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+) -> Done:
     """Plays a session to its end, calling `on_event` in this thread.
 
     The first Ctrl-C (or SIGTERM) stops at the next safe point with a checkpoint and says how to go on; the second one

@@ -28,14 +28,28 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from lab.config import CONFIGS, ConfigError, live_settings
 from lab.disk import append_line, pretty, process_lives, publish, write_atomic
 from lab.events import Edited, Event, Logged, Saved, from_json, to_json
 from lab.follow import START, Cursor, Follower, Series
 
-__all__ = ["START", "Cursor", "DiskError", "Follower", "Manifest", "Run", "RunError", "RunInfo", "Series", "Status",
-           "one_sentence", "resume_command", "runs"]
+__all__ = [
+    "START",
+    "Cursor",
+    "DiskError",
+    "Follower",
+    "Manifest",
+    "Run",
+    "RunError",
+    "RunInfo",
+    "Series",
+    "Status",
+    "one_sentence",
+    "resume_command",
+    "runs",
+]
 
 LOST_AFTER_S = 10.0
 LIVE_STATES = ("starting", "running", "paused")
@@ -134,9 +148,18 @@ class Run:
         return run
 
     @classmethod
-    def create(cls, root: Path | str, method: str, config: Any, *, name: str = "", title: str = "",
-               parents: Mapping[str, Any] | None = None, base: Mapping[str, Any] | None = None,
-               prepare: Callable[[Path], None] | None = None) -> Run:
+    def create(
+        cls,
+        root: Path | str,
+        method: str,
+        config: Any,
+        *,
+        name: str = "",
+        title: str = "",
+        parents: Mapping[str, Any] | None = None,
+        base: Mapping[str, Any] | None = None,
+        prepare: Callable[[Path], None] | None = None,
+    ) -> Run:
         """A new run directory under `root`, named `name` or `<method>-<n>`; `config` is a dataclass of settings.
 
         The directory appears complete or not at all; `prepare(folder)` may put more into it before it appears.
@@ -144,14 +167,24 @@ class Run:
         """
         root = Path(root)
         settings = asdict(config)
-        manifest = Manifest(method, settings, int(settings.get("seed", 0)), time.time(), title, dict(parents or {}),
-                            dict(base or {}), _versions())
+        manifest = Manifest(
+            method,
+            settings,
+            int(settings.get("seed", 0)),
+            time.time(),
+            title,
+            dict(parents or {}),
+            dict(base or {}),
+            _versions(),
+        )
 
         def write(folder: Path) -> None:
             write_atomic(folder / "config.json", pretty(asdict(manifest)))
             write_atomic(folder / "events.jsonl", b"")
-            write_atomic(folder / "status.json", pretty(asdict(Status(heartbeat=time.time(), pid=os.getpid(),
-                                                                       host=socket.gethostname()))))
+            write_atomic(
+                folder / "status.json",
+                pretty(asdict(Status(heartbeat=time.time(), pid=os.getpid(), host=socket.gethostname()))),
+            )
             if prepare is not None:
                 prepare(folder)
 
@@ -166,8 +199,9 @@ class Run:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise DiskError(f"{path} could not be made: {error.strerror or error}.") from error
                 if name:
-                    raise RunError(f"{path} exists already; choose another name, or go on with "
-                                   f"`{resume_command(cls(path))}`.") from error
+                    raise RunError(
+                        f"{path} exists already; choose another name, or go on with `{resume_command(cls(path))}`."
+                    ) from error
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -179,8 +213,10 @@ class Run:
         """The settings as the config class of the run's method. Raises RunError for a method this lab does not know."""
         cls = CONFIGS.get(self.manifest.method)
         if cls is None:
-            raise RunError(f"{self.id} was made by the method {self.manifest.method!r}, which this lab does not know; "
-                           "use the version that made it.")
+            raise RunError(
+                f"{self.id} was made by the method {self.manifest.method!r}, which this lab does not know; "
+                "use the version that made it."
+            )
         return cls(**{f.name: self.manifest.settings[f.name] for f in fields(cls) if f.name in self.manifest.settings})
 
     def lock(self) -> None:
@@ -189,8 +225,9 @@ class Run:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise RunError(f"{self.id} is in use by another process (pid {self.status().pid}); stop it there, "
-                           "or branch the run.") from error
+            raise RunError(
+                f"{self.id} is in use by another process (pid {self.status().pid}); stop it there, or branch the run."
+            ) from error
         self._lock = lock
         for rest in self.path.glob("*/.tmp-*"):
             shutil.rmtree(rest, ignore_errors=True)
@@ -214,8 +251,9 @@ class Run:
         try:
             append_line(self.path / "events.jsonl", line)
         except OSError as error:
-            raise DiskError(f"the log of {self.id} could not be written ({error.strerror or error}); "
-                            "free some space and play on.") from error
+            raise DiskError(
+                f"the log of {self.id} could not be written ({error.strerror or error}); free some space and play on."
+            ) from error
 
     def read(self, cursor: Cursor | tuple[int, int] = START) -> tuple[list[Logged], Cursor]:
         """The complete lines after `cursor`, and the cursor for the next call. Unreadable lines are passed over."""
@@ -270,15 +308,13 @@ class Run:
             return final
         try:
             publish(final, write)
-        except Exception as error:
-            # safetensors reports a full disk under a class of its own.
-            if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
-                raise
+        except (OSError, SafetensorError) as error:  # safetensors reports a full disk under a class of its own
             last = self.latest_checkpoint()
             kept = "" if last is None else f"the one of step {last} is untouched; "
             why = getattr(error, "strerror", None) or error
-            raise DiskError(f"the checkpoint of step {step} could not be written ({why}); {kept}"
-                            "free some space and play on.") from error
+            raise DiskError(
+                f"the checkpoint of step {step} could not be written ({why}); {kept}free some space and play on."
+            ) from error
         return final
 
     def save_failure(self, step: int, error: BaseException) -> Path:
@@ -333,9 +369,16 @@ class Run:
                     Run(folder).append(Edited(step, key, now.get(key, getattr(config, key)), value))
 
         fixed = replace(config, **{k: v for k, v in edits.items() if k not in live})
-        return Run.create(self.path.parent, self.manifest.method, fixed, name=name, base=self.manifest.base,
-                          title=f"branch of {self.id} at step {step}", prepare=prepare,
-                          parents={**self.manifest.parents, "branch": {"run": self.id, "step": step}})
+        return Run.create(
+            self.path.parent,
+            self.manifest.method,
+            fixed,
+            name=name,
+            base=self.manifest.base,
+            title=f"branch of {self.id} at step {step}",
+            prepare=prepare,
+            parents={**self.manifest.parents, "branch": {"run": self.id, "step": step}},
+        )
 
 
 def runs(root: Path | str) -> list[RunInfo]:

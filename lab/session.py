@@ -29,7 +29,6 @@ from lab.worker import Worker, default_worker
 __all__ = ["Build", "Built", "Method", "Session", "State", "Worker", "close_current", "resume", "run_in_foreground"]
 
 
-
 class Session:
     """One run being played. Every method may be called from any thread; it begins paused.
 
@@ -39,8 +38,18 @@ class Session:
     another process writes to the run directory.
     """
 
-    def __init__(self, run: Run, state: State, config: Any, method: Method, *, worker: Worker | None = None,
-                 note: str = "", engine: str = "", locked: bool = False) -> None:
+    def __init__(
+        self,
+        run: Run,
+        state: State,
+        config: Any,
+        method: Method,
+        *,
+        worker: Worker | None = None,
+        note: str = "",
+        engine: str = "",
+        locked: bool = False,
+    ) -> None:
         if worker is None:
             close_current()
         self.run, self.state, self.config, self.method = run, state, config, method
@@ -65,8 +74,9 @@ class Session:
             run.unlock()
             raise
         self._events = iter(method(state, config))
-        self._status = Status("paused", state.step, state.total, pid=os.getpid(), host=socket.gethostname(),
-                              engine=engine)
+        self._status = Status(
+            "paused", state.step, state.total, pid=os.getpid(), host=socket.gethostname(), engine=engine
+        )
         self._show()
         threading.Thread(target=self._beat, name=f"lab-heartbeat-{run.id}", daemon=True).start()
         if worker is None:
@@ -100,8 +110,10 @@ class Session:
         """
         live = live_settings(type(self.config))
         if name not in live:
-            raise ConfigError(f"{name} cannot change during a run; the live settings are {', '.join(live)}. "
-                              "Branch the run to change others.")
+            raise ConfigError(
+                f"{name} cannot change during a run; the live settings are {', '.join(live)}. "
+                "Branch the run to change others."
+            )
         value = coerce(live[name], value)
         replace(self.config, **{**self.state.live, name: value})
         future: Future[Edited] = Future()
@@ -165,8 +177,12 @@ class Session:
         """Ends at once, without a checkpoint: what came after the last one is repeated on resuming."""
         if self.done is None:
             last = self.run.latest_checkpoint()
-            self._end("stopped", "left without a checkpoint" + ("" if last is None else f" after step {last}")
-                      + f"; go on with: {resume_command(self.run)}")
+            self._end(
+                "stopped",
+                "left without a checkpoint"
+                + ("" if last is None else f" after step {last}")
+                + f"; go on with: {resume_command(self.run)}",
+            )
 
     # ------------------------------------------------------------------ the worker thread
 
@@ -426,8 +442,9 @@ def resume(run: Run, build: Build, *, worker: Worker | None = None, engine: str 
         begun = bool(run.read()[0])
         built = (worker or default_worker()).submit(lambda: _load(run, build)).result()
         note = f"resumed from step {built.state.step}" if begun else ""
-        return Session(run, built.state, built.config, built.method, worker=worker, note=note, engine=engine,
-                       locked=True)
+        return Session(
+            run, built.state, built.config, built.method, worker=worker, note=note, engine=engine, locked=True
+        )
     except BaseException:
         run.unlock()
         raise

@@ -56,13 +56,13 @@ class Worker:
                 future, fn = self._calls.popleft()
             _answer(future, fn)
 
-    def close(self) -> None:
-        """Ends the thread after what is queued; turns that are queued later never start."""
+    def close(self, wait_s: float | None = None) -> None:
+        """Ends the thread after the waiting calls, and waits for that (at most `wait_s` seconds); turns never start."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._thread.join(wait_s)
 
     def _work(self) -> None:
         while True:
@@ -102,13 +102,16 @@ def random_state_kept() -> Iterator[None]:
     Only libraries that are loaded already are looked at.
     """
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
-    with ExitStack() as after:
-        after.callback(random.setstate, random.getstate())
-        if numpy is not None and hasattr(numpy, "random"):
-            after.callback(numpy.random.set_state, numpy.random.get_state())
-        if torch is not None and hasattr(torch, "get_rng_state"):
-            after.callback(torch.set_rng_state, torch.get_rng_state())
-            after.callback(torch.set_grad_enabled, torch.is_grad_enabled())
-            if torch.cuda.is_initialized():
-                after.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+    after = ExitStack()
+    after.callback(random.setstate, random.getstate())
+    if numpy is not None and hasattr(numpy, "random"):
+        after.callback(numpy.random.set_state, numpy.random.get_state())
+    if torch is not None and hasattr(torch, "get_rng_state"):
+        after.callback(torch.set_rng_state, torch.get_rng_state())
+        after.callback(torch.set_grad_enabled, torch.is_grad_enabled())
+        if torch.cuda.is_initialized():
+            after.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+    try:
         yield
+    finally:
+        after.close()

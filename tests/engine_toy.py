@@ -16,13 +16,22 @@ CLOSED: list[str] = []
 THREADS: set[str] = set()
 
 
+class StrangeWordError(ValueError):
+    """A word the sampler does not know, with what it would know."""
+
+    payload = {"unknown": ["zebroid"]}  # noqa: RUF012
+
+    def __str__(self) -> str:
+        return "the sampler met a word it does not know"
+
+
 def sample(asked: SampleRequest) -> Iterator[dict[str, Any]]:
     THREADS.add(threading.current_thread().name)
     text = asked.prompt if isinstance(asked.prompt, str) else asked.prompt[-1].content
     try:
         for n in range(asked.max_new_tokens):
             if n == asked.options.get("fail_at"):
-                raise ValueError("the sampler met a token it does not know")
+                raise StrangeWordError
             yield {"role": asked.roles[0], "text": text[: n + 1], "ids": list(range(n + 1))}
             time.sleep(float(asked.options.get("sleep_s", 0.0)))
     finally:
@@ -35,4 +44,4 @@ def score(asked: ScoreRequest) -> dict[str, Any]:
 
 
 def handlers() -> Handlers:
-    return Handlers(build, sample, score, about={"base": "toy"})
+    return Handlers(build, sample, score, about=lambda: {"base": "toy"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file, save_file
 
 from lab.config import CONFIGS, check, setting
 from lab.events import Checked, Done, Evaluated, Event, Probed, Progress, Sample, Started, Updated
@@ -31,6 +31,7 @@ class ToyConfig:
     pause_s: float = setting(0.0, "seconds a step takes", low=0)
     fail_at: int = setting(0, "step that raises (0: none)", low=0)
     marks: bool = setting(True, "whether steps begin with Progress")
+    torch: bool = setting(True, "whether the noise is torch's (without it a process starts faster)")
     seed: int = setting(0, "seed")
 
     def __post_init__(self) -> None:
@@ -40,35 +41,68 @@ class ToyConfig:
 CONFIGS["toy"] = ToyConfig
 
 
+class Noise:
+    """Standard normal numbers from a generator of torch, or of Python, whose state can be kept."""
+
+    def __init__(self, config: ToyConfig) -> None:
+        self.python = random.Random(config.seed)
+        self.torch: Any = None
+        if config.torch:
+            import torch
+
+            self.torch = torch.Generator().manual_seed(config.seed)
+
+    def draw(self) -> np.ndarray:
+        if self.torch is None:
+            return np.array([self.python.gauss(0, 1) for _ in range(4)])
+        import torch
+
+        return torch.randn(4, generator=self.torch, dtype=torch.float64).numpy()
+
+    @property
+    def state(self) -> list[Any]:
+        version, numbers, spare = self.python.getstate()
+        torch = "" if self.torch is None else self.torch.get_state().numpy().tobytes().hex()
+        return [version, list(numbers), spare, torch]
+
+    @state.setter
+    def state(self, state: list[Any]) -> None:
+        self.python.setstate((state[0], tuple(state[1]), state[2]))
+        if self.torch is not None:
+            import torch
+
+            self.torch.set_state(torch.tensor(list(bytes.fromhex(state[3])), dtype=torch.uint8))
+
+
 class ToyState:
-    """A vector, a NumPy generator for the data and a torch generator for the noise."""
+    """A vector, a NumPy generator for the data and another generator for the noise."""
 
     trained = ("policy",)
 
     def __init__(self, config: ToyConfig) -> None:
         self.step, self.total = 0, config.steps
         self.live: dict[str, Any] = {}
-        self.w = torch.zeros(4, dtype=torch.float64)
+        self.w = np.zeros(4)
         self.data = np.random.default_rng(config.seed)
-        self.noise = torch.Generator().manual_seed(config.seed)
+        self.noise = Noise(config)
 
     def save(self, folder: Path) -> None:
-        save_file({"w": self.w, "noise": self.noise.get_state()}, folder / "state.safetensors")
-        row = {"step": self.step, "live": self.live, "data": self.data.bit_generator.state}
+        save_file({"w": self.w}, folder / "state.safetensors")
+        row = {"step": self.step, "live": self.live, "data": self.data.bit_generator.state, "noise": self.noise.state}
         (folder / "state.json").write_text(json.dumps(row))
 
     def load(self, folder: Path) -> None:
-        tensors, row = load_file(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())
-        self.w = tensors["w"]
-        self.noise.set_state(tensors["noise"])
+        row = json.loads((folder / "state.json").read_text())
+        self.w = load_file(folder / "state.safetensors")["w"]
+        self.noise.state, self.data.bit_generator.state = row["noise"], row["data"]
         self.step, self.live = row["step"], row["live"]
-        self.data.bit_generator.state = row["data"]
 
     @property
     def fingerprint(self) -> str:
         """Everything in the state, exactly."""
-        return json.dumps([self.step, [x.hex() for x in self.w.tolist()], self.live, self.noise.get_state().tolist(),
-                           self.data.bit_generator.state])
+        return json.dumps(
+            [self.step, [x.hex() for x in self.w.tolist()], self.live, self.noise.state, self.data.bit_generator.state]
+        )
 
 
 class TroubleError(RuntimeError):
@@ -80,7 +114,7 @@ class TroubleError(RuntimeError):
 
 
 def probe(state: ToyState) -> Probed:
-    return Probed(state.step, "policy", (Sample("p", f"{state.w[0].item():.3f}", True),))
+    return Probed(state.step, "policy", (Sample("p", f"{state.w[0]:.3f}", True),))
 
 
 def toy(state: ToyState, config: ToyConfig) -> Iterator[Event]:
@@ -91,22 +125,22 @@ def toy(state: ToyState, config: ToyConfig) -> Iterator[Event]:
         now = replace(config, **state.live)
         if config.marks:
             yield Progress(state.step, "sampling", 0, 2)
-        x = torch.from_numpy(state.data.standard_normal(4))
+        x = state.data.standard_normal(4)
         yield Progress(state.step, "sampling", 1, 2)
-        y = torch.randn(4, generator=state.noise, dtype=torch.float64)
+        y = state.noise.draw()
         if config.pause_s:
             time.sleep(config.pause_s)
         yield Progress(state.step, "updating", 0, 1)
         if config.fail_at == state.step + 1:
-            raise TroubleError("the loss is not finite", loss=torch.tensor([1.0, float("nan")]), rows=["a", "b"])
+            raise TroubleError("the loss is not finite", rows=["a", "b"])
         state.w = state.w + now.lr * (1 - state.w + now.spread * (x + y))
         state.step += 1
-        yield Updated(state.step, {"w": state.w[0].item(), "lr": now.lr})
+        yield Updated(state.step, {"w": float(state.w[0]), "lr": now.lr})
         yield Checked(state.step, "finite", True, 0.0, 0.0, "every weight is finite")
         if config.probe_every and state.step % config.probe_every == 0:
             yield Progress(state.step, "probing", 0, 1)
             yield probe(state)
-            yield Evaluated(state.step, {"eval_w": state.w[1].item()})
+            yield Evaluated(state.step, {"eval_w": float(state.w[1])})
     yield Done(state.step, "finished", "all steps are done")
 
 

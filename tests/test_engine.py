@@ -17,14 +17,16 @@ from pathlib import Path
 import engine_toy
 import httpx
 import pytest
-from session_toy import ToyConfig, ToyState, straight
+from session_toy import ToyConfig, ToyState, straight, toy
 
 from lab.client import engine_command, engine_file, find_engine, log_file, start_detached
 from lab.engine import Engine, EngineClient, EngineError
 from lab.records import Message
 from lab.runs import Follower, Run
+from lab.session import Session
+from lab.worker import Worker
 
-SLOW = {"steps": 1000, "pause_s": 0.02, "save_every": 0, "probe_every": 0}
+SLOW = {"steps": 10_000, "pause_s": 0.02, "save_every": 0, "probe_every": 0, "torch": False}
 
 
 @pytest.fixture
@@ -92,22 +94,27 @@ def test_pause_and_stop_over_the_channel(engine: Engine, client: EngineClient) -
     until(lambda: state_of(client, run) == ("paused", (folder.latest_checkpoint() or 0) + 1))
 
 
-@pytest.mark.parametrize(("ask", "sentence"), [
-    (lambda c: c.play("nothing"), "there is no run at"),
-    (lambda c: c.play("..%2Fnothing"), "not the id of a run|no run at|not found"),
-    (lambda c: c.pause("toy-1"), "toy-1 is not open in this engine; play it first"),
-    (lambda c: c.create("magic"), "'magic' is not a method; choose one of sft, reward, ppo"),
-    (lambda c: c.create("toy", {"speed": 1}), "the settings of toy do not fit: .*'speed'"),
-    (lambda c: c.create("toy", {"lr": 3.0}), "lr is 3; it must lie in"),
-    (lambda c: c.create("toy", name="toy-1"), "exists already"),
-    (lambda c: c.branch("toy-1"), "toy-1 has no checkpoint to branch from"),
-    (lambda c: c._verb("toy-1", "fly"), "a run cannot 'fly'"),
-    (lambda c: list(c.sample("", ["a"])), "needs a prompt and at least one role"),
-    (lambda c: list(c.sample("x", [])), "needs a prompt and at least one role"),
-    (lambda c: list(c.sample("x", ["a"], max_new_tokens=0)), "max_new_tokens 1 or more"),
-])
-def test_what_cannot_be_is_said_in_a_sentence(client: EngineClient, ask: Callable[[EngineClient], object],
-                                              sentence: str) -> None:
+@pytest.mark.parametrize(
+    ("ask", "sentence"),
+    [
+        (lambda c: c.play("nothing"), "there is no run at"),
+        (lambda c: c.play(".."), "does not know this request"),
+        (lambda c: c.play("..%2Fnothing"), "does not know this request"),
+        (lambda c: c.pause("toy-1"), "toy-1 is not open in this engine; play it first"),
+        (lambda c: c.create("magic"), "'magic' is not a method; choose one of sft, reward, ppo"),
+        (lambda c: c.create("toy", {"speed": 1}), "the settings of toy do not fit: .*'speed'"),
+        (lambda c: c.create("toy", {"lr": 3.0}), "lr is 3; it must lie in"),
+        (lambda c: c.create("toy", name="toy-1"), "exists already"),
+        (lambda c: c.branch("toy-1"), "toy-1 has no checkpoint to branch from"),
+        (lambda c: c._verb("toy-1", "fly"), "a run cannot 'fly'"),
+        (lambda c: list(c.sample("", ["a"])), "needs a prompt and at least one role"),
+        (lambda c: list(c.sample("x", [])), "needs a prompt and at least one role"),
+        (lambda c: list(c.sample("x", ["a"], max_new_tokens=0)), "max_new_tokens 1 or more"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_sentence(
+    client: EngineClient, ask: Callable[[EngineClient], object], sentence: str
+) -> None:
     client.create("toy")
     with pytest.raises(EngineError, match=sentence):
         ask(client)
@@ -143,8 +150,9 @@ def test_rows_arrive_while_the_sampler_goes_on(client: EngineClient) -> None:
 def test_a_sampler_that_fails_ends_the_stream_with_its_sentence(client: EngineClient) -> None:
     rows = client.sample("hello", ["policy"], max_new_tokens=9, options={"fail_at": 2})
     assert [next(rows)["text"], next(rows)["text"]] == ["h", "he"]
-    with pytest.raises(EngineError, match="ValueError: the sampler met a token it does not know"):
+    with pytest.raises(EngineError, match="StrangeWordError: the sampler met a word it does not know") as raised:
         next(rows)
+    assert raised.value.payload == {"unknown": ["zebroid"]}
 
 
 def test_sampling_and_scoring_leave_a_run_as_it_is(engine: Engine, client: EngineClient) -> None:
@@ -161,8 +169,13 @@ def test_the_token_is_needed_and_only_its_owner_can_read_it(engine: Engine) -> N
     assert stat.S_IMODE(engine_file(engine.root).stat().st_mode) == 0o600
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {engine.token}"}):
         with httpx.Client(base_url=engine.address, trust_env=False, headers=headers) as other:
-            for method, path in (("GET", "/status"), ("POST", "/sample"), ("POST", "/runs"), ("POST", "/shutdown"),
-                                 ("POST", "/runs/toy-1/play")):
+            for method, path in (
+                ("GET", "/status"),
+                ("POST", "/sample"),
+                ("POST", "/runs"),
+                ("POST", "/shutdown"),
+                ("POST", "/runs/toy-1/play"),
+            ):
                 answer = other.request(method, path)
                 assert (answer.status_code, "token is needed" in answer.json()["error"]) == (401, True)
     assert engine.address.startswith("http://127.0.0.1:")
@@ -263,9 +276,9 @@ def test_an_engine_with_a_life_of_its_own(tmp_path: Path, detached: EngineClient
     follower.refresh()
     assert list(follower.metrics) == list(range(1, folder.status().step + 1)), "no step is missing or twice"
     assert folder.status().state == "stopped"
-    state, straight_state = ToyState(ToyConfig()), ToyConfig(steps=folder.status().step)
+    state = ToyState(folder.config())
     state.load(folder.checkpoint(folder.status().step))
-    assert state.fingerprint == straight(straight_state)
+    assert state.fingerprint == straight(ToyConfig(steps=folder.status().step, torch=False))
 
 
 def test_ctrl_c_in_the_engine_process_saves_and_ends(tmp_path: Path, detached: EngineClient) -> None:
@@ -291,3 +304,18 @@ def test_an_engine_that_cannot_start_says_its_last_words(tmp_path: Path) -> None
 def test_the_client_needs_no_torch() -> None:
     code = "import sys, lab.client; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_notebook_that_is_the_engine_itself(tmp_path: Path) -> None:
+    worker = Worker()
+    config = ToyConfig(steps=4)
+    session = Session(Run.create(tmp_path, "toy", config), ToyState(config), config, toy, worker=worker)
+    with Engine(tmp_path, engine_toy.handlers(), worker=worker) as engine:
+        engine.adopt(session)
+        client = EngineClient(tmp_path)
+        client.step("toy-1", 2)
+        assert session.wait_paused(20).step == 2
+        client.play("toy-1")
+        assert session.wait(20).outcome == "finished"
+    assert session.call(lambda state: state.step).result(20) == 4, "the kernel's worker outlives the channel"
+    worker.close()

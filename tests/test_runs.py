@@ -29,8 +29,14 @@ def full_disk(*_: object, **__: object) -> NoReturn:
 
 
 def test_a_run_is_whole_from_its_first_moment(tmp_path: Path) -> None:
-    run = Run.create(tmp_path, "ppo", PPOConfig(kl=0.2, seed=7), title="a try", base={"name": "tiny"},
-                     parents={"policy": {"run": "sft-1", "role": "sft"}})
+    run = Run.create(
+        tmp_path,
+        "ppo",
+        PPOConfig(kl=0.2, seed=7),
+        title="a try",
+        base={"name": "tiny"},
+        parents={"policy": {"run": "sft-1", "role": "sft"}},
+    )
     again = Run.open(run.path)
     assert again.id == "ppo-1"
     assert again.config() == PPOConfig(kl=0.2, seed=7)
@@ -118,11 +124,17 @@ def test_unreadable_and_unknown_lines_are_passed_over(tmp_path: Path) -> None:
 
 def test_every_event_comes_back_as_it_was(tmp_path: Path) -> None:
     run = make(tmp_path)
-    sample = Sample("ein Wort: ü\n", "zwei \u2028 Wörter", True, 0.0, None, (("polite", 1.0),), 0.25, ("z",), (-0.5,),
-                    (-0.7,))
-    events = [Probed(1, "policy", (sample,)), Checked(1, "ratio", True, 1.0, 1e-5, "ratio is 1"),
-              Edited(1, "lr", 0.1, 0.2), Saved(1, "checkpoints/step-000001"),
-              Evaluated(1, {"eval_loss": 2.0}), Done(1, "finished")]
+    sample = Sample(
+        "ein Wort: ü\n", "zwei \u2028 Wörter", True, 0.0, None, (("polite", 1.0),), 0.25, ("z",), (-0.5,), (-0.7,)
+    )
+    events = [
+        Probed(1, "policy", (sample,)),
+        Checked(1, "ratio", True, 1.0, 1e-5, "ratio is 1"),
+        Edited(1, "lr", 0.1, 0.2),
+        Saved(1, "checkpoints/step-000001"),
+        Evaluated(1, {"eval_loss": 2.0}),
+        Done(1, "finished"),
+    ]
     for event in events:
         run.append(event)
     assert [e.event for e in run.read()[0]] == events
@@ -160,7 +172,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pyt
     run.save(2, write)
     real = os.open
     refuse_new = lambda path, flags, *rest, **more: (  # noqa: E731
-        full_disk() if flags & os.O_CREAT else real(path, flags, *rest, **more))
+        full_disk() if flags & os.O_CREAT else real(path, flags, *rest, **more)
+    )
     monkeypatch.setattr(os, call, refuse_new if call == "open" else full_disk)
     with pytest.raises(DiskError, match=r"checkpoint of step 4 .*No space left.*step 2 is untouched"):
         run.save(4, write)
@@ -225,8 +238,13 @@ def test_a_follower_gathers_by_step(tmp_path: Path) -> None:
     run = make(tmp_path)
     follower = Follower(run)
     sample = Sample("p", "c", True)
-    for event in (Started("toy", 0, 4), Updated(1, {"w": 0.5, "lr": 0.1}), Evaluated(1, {"eval_w": 0.4}),
-                  Checked(1, "finite", False, 1.0, 0.0, "no"), Probed(1, "policy", (sample,))):
+    for event in (
+        Started("toy", 0, 4),
+        Updated(1, {"w": 0.5, "lr": 0.1}),
+        Evaluated(1, {"eval_w": 0.4}),
+        Checked(1, "finite", False, 1.0, 0.0, "no"),
+        Probed(1, "policy", (sample,)),
+    ):
         run.append(event)
     assert (follower.refresh(), follower.refresh()) == (5, 0)
     run.append(Checked(2, "finite", True, 0.0, 0.0, "yes"))

@@ -35,8 +35,9 @@ print("ended", done.outcome, flush=True)
 
 def play(run: Run) -> subprocess.Popen[str]:
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", PLAY, str(run.path)], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, env=env)
+    return subprocess.Popen(
+        [sys.executable, "-c", PLAY, str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
 
 
 def until_said(process: subprocess.Popen[str], word: str) -> None:
@@ -49,24 +50,24 @@ def until_said(process: subprocess.Popen[str], word: str) -> None:
 
 @pytest.mark.parametrize("press", [signal.SIGINT, signal.SIGTERM])
 def test_one_press_stops_with_a_checkpoint_and_says_how_to_go_on(tmp_path: Path, press: signal.Signals) -> None:
-    config = ToyConfig(steps=400, pause_s=0.01, save_every=0, probe_every=0)
+    config = ToyConfig(steps=4000, pause_s=0.01, save_every=0, probe_every=0, torch=False)
     run = Run.create(tmp_path, "toy", config)
     process = play(run)
     until_said(process, "Updated 3")
     process.send_signal(press)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert out.endswith("ended stopped\n")
     step = run.latest_checkpoint()
     assert f"stopped after step {step}; go on with: lab resume {run.path}" in err
     state = ToyState(config)
     state.load(run.checkpoint(step or 0))
-    assert state.fingerprint == straight(ToyConfig(steps=step or 0))
+    assert state.fingerprint == straight(ToyConfig(steps=step or 0, torch=False))
     assert run.status().state == "stopped"
 
 
 def test_two_presses_leave_at_once(tmp_path: Path) -> None:
-    config = ToyConfig(steps=400, pause_s=5.0, save_every=1)
+    config = ToyConfig(steps=400, pause_s=300.0, save_every=1, torch=False)
     run = Run.create(tmp_path, "toy", config)
     process = play(run)
     until_said(process, "Progress 0")
@@ -74,7 +75,7 @@ def test_two_presses_leave_at_once(tmp_path: Path) -> None:
     assert process.stderr is not None
     assert "Ctrl-C again" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=4)
+    _, err = process.communicate(timeout=60)
     assert process.returncode != 0
     assert f"Left at once; go on with: lab resume {run.path}" in err
     assert (run.checkpoints(), run.status().state) == ([], "stopped")

@@ -51,7 +51,7 @@ def build(root: Path | str, client: Client | None = None) -> gr.Blocks:
 
 
 def opening_tab(query: dict[str, str], shelf: Shelf) -> str:
-    """The tab that an address means: the one it names, Curves for one that names a run, else where there is something."""
+    """The tab an address means: the one it names, Curves where it names a run, else where there is something."""
     if query.get("tab") in ("sample", "curves"):
         return query["tab"]
     return "curves" if "run" in query or shelf.list() else "sample"
@@ -129,7 +129,7 @@ def theme() -> gr.themes.Base:
 
 def serve(root: Path | str, host: str = "127.0.0.1", port: int = 7860, client: Client | None = None,
           wait: bool = True) -> gr.Blocks:
-    """Serves the Studio until it is interrupted (or returns at once unless `wait`). Raises StudioError on a taken port."""
+    """Serves the Studio until it is interrupted (at once back unless `wait`). Raises StudioError on a taken port."""
     refuse_taken_port(host, port)
     blocks = build(root, client)
     blocks.launch(server_name=host, server_port=port, prevent_thread_lock=True, **settings(root))

@@ -70,7 +70,7 @@ def guarded(ask: Ask) -> Ask:
 
 
 def sentence(error: Exception) -> str:
-    """What people are told about an error. Errors that are not the lab's own are printed for whoever runs the Studio."""
+    """What people are told about an error. Those that are not the lab's own are printed for whoever runs the Studio."""
     if isinstance(error, (RunError, ConfigError)) or type(error).__module__.startswith("lab."):
         return str(error)
     traceback.print_exception(error, file=sys.stderr)

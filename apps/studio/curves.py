@@ -101,7 +101,7 @@ class Curves:
         if not found or action not in ACTIONS:
             return {"error": "This run is not there any more; choose another one."}
         self.link.act(found[0].id, str(action))
-        words = {"play": "plays", "pause": "pauses after this step", "step": "plays one step", "stop": "stops and saves"}
+        words = {"play": "plays", "pause": "pauses after this step", "step": "plays a step", "stop": "stops and saves"}
         return {"sentence": f"{found[0].id} {words[str(action)]}."}
 
     def change(self, ask: dict[str, Any]) -> dict[str, Any]:
@@ -135,9 +135,8 @@ class View(NamedTuple):
 
 def cards(followers: list[Follower], view: View, palette: dict[str, str]) -> list[dict[str, Any]]:
     """One card a group of metrics: its words, the newest value of each run, and the figure as JSON."""
-    out = []
-    for group in figures.groups(followers):
-        out.append(_card(group, figures.curve(followers, group, view.smoothing, view.x, view.dark, palette), palette))
+    look = (view.smoothing, view.x, view.dark, palette)
+    out = [_card(g, figures.curve(followers, g, *look), palette) for g in figures.groups(followers)]
     if any("kl" in row and "reward" in row for f in followers for row in f.metrics.values()):
         group = figures.Group("Frontier", (), "", "reward against √KL; dashed: true score", True)
         spec = figures.frontier(followers, max(view.smoothing, 0.8), view.dark, palette)
@@ -208,6 +207,8 @@ def controls(info: RunInfo, no_engine: str) -> dict[str, Any]:
     allowed = {"play": not playing and state != "finished", "pause": playing, "step": not playing and
                state != "finished", "stop": playing or state == "paused"}  # fmt: skip
     reason = no_engine or (f"{info.id} is finished." if state == "finished" else "")
+    if not no_engine and state in ("running", "starting", "stale", "paused") and not info.status.engine:
+        reason = f"{info.id} is played by another process (pid {info.status.pid}), perhaps a notebook; steer it there."
     return {"reason": reason, "playing": playing} | {name: ok and not reason for name, ok in allowed.items()}
 
 

@@ -16,7 +16,6 @@ from lab import reading
 MOST_ROLES = 4
 PACE_S = 0.05
 """Least time between two pictures of the stream."""
-PREFERRED = ("base", "sft", "policy", "reference")
 
 
 @dataclass
@@ -80,12 +79,11 @@ class Sampler:
     def roles(self, _ask: dict[str, Any]) -> dict[str, Any]:
         """The roles the engine can sample, those to show first, and prompts to begin with."""
         known = self.link.about("roles")
-        first = [r for r in PREFERRED if r in known]
         return {
             "roles": known,
-            "preferred": (first or known)[:MOST_ROLES],
+            "preferred": known[:1] + known[1:][-(MOST_ROLES - 1) :],
             "reason": self.link.reason() or ("" if known else "The engine has no role to sample from yet."),
-            "examples": self.link.about("examples") or list(self.examples),
+            "examples": (self.link.about("examples") or list(self.examples))[:8],
         }
 
     def generate(self, ask: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -121,8 +119,8 @@ def stream(link: Link, ask: Mapping[str, Any], pace: float = PACE_S) -> Iterator
 
 
 def checked(ask: Mapping[str, Any], known: Any) -> dict[str, Any]:
-    """The wish as the engine takes it: known roles, four at most, and numbers within their ranges."""
-    roles = [r for r in ask.get("roles") or () if r in set(known)][:MOST_ROLES]
+    """The wish as the engine takes it: known roles (or role@step), four at most, and numbers within their ranges."""
+    roles = [str(r) for r in ask.get("roles") or () if str(r).partition("@")[0] in set(known)][:MOST_ROLES]
     prompt = str(ask.get("prompt") or "").strip()
     if not roles:
         raise AskError("None of these roles is there any more; choose others.")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lab.objectives.tokens import check_shapes, fill, is_flat, masked_mean, masked_var
+from lab.objectives.tokens import check_shapes, fill, is_flat, masked_mean, masked_var, real
 
 
 class Clipped(NamedTuple):
@@ -95,7 +95,7 @@ def ppo_policy(
         raise ValueError(f"clip is {clip:g}; it must not be negative.")
     if dual_clip is not None and dual_clip <= 1:
         raise ValueError(f"dual_clip is {dual_clip:g}; it must be above 1.")
-    check_shapes(logprobs=logprobs, old=old, advantages=advantages, mask=mask)
+    check_shapes(logprobs=logprobs, advantages=advantages)
     rho, A = ratio(logprobs, old, mask), fill(advantages.detach(), mask)
     plain, bounded = -A * rho, -A * rho.clamp(1 - clip, 1 + clip)
     loss, clipped = torch.maximum(plain, bounded), bounded > plain
@@ -153,7 +153,7 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
         ValueError: different shapes, or a mask that is not boolean.
     """
     check_shapes(values=values, returns=returns, mask=mask)
-    values, returns = fill(values.detach(), mask), fill(returns.detach(), mask)
+    values, returns = real(values.detach()), real(returns.detach())
     spread = masked_var(returns, mask)
     flat = is_flat(masked_mean(returns, mask), spread.sqrt())
     share = 1 - masked_var(returns - values, mask) / spread

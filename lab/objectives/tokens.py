@@ -188,7 +188,7 @@ def whiten(x: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
     Raises:
         ValueError: different shapes, or a mask that is not boolean.
     """
-    x = fill(x.detach(), mask)
+    x = real(x.detach())
     mean, sigma = masked_mean(x, mask), masked_var(x, mask).sqrt()
     scaled = torch.where(is_flat(mean, sigma), torch.zeros_like(x), (x - mean) / sigma)
     return fill(scaled if shift_mean else scaled + mean, mask)

@@ -103,8 +103,11 @@ def padded(rows: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]
     return ids, labels
 
 
-def pretrain(recipe: Pretraining, folder: Path, save_at: Iterable[int] = ()) -> None:
-    """Trains from scratch and writes the checkpoint to `folder`, at the end and after the updates in `save_at`."""
+def pretrain(recipe: Pretraining, folder: Path, save_at: Iterable[int] = (), prompts: int = 1000) -> None:
+    """Trains from scratch and writes the checkpoint to `folder`, at the end and after the updates in `save_at`.
+
+    `prompts` held-out prompts measure its quality.
+    """
     import torch
     from transformers import LlamaForCausalLM
 
@@ -130,7 +133,7 @@ def pretrain(recipe: Pretraining, folder: Path, save_at: Iterable[int] = ()) -> 
         if step % 100 == 0:
             click.echo(f"{step:5d} loss {loss.item():.3f}  {seen / 1e6:.1f}M tokens  {time.time() - began:.0f} s")
         if step in checkpoints or step == recipe.steps:
-            write(model, tokenizer, folder, asdict(recipe) | {"updates": step, "tokens_read": seen})
+            write(model, tokenizer, folder, asdict(recipe) | {"updates": step, "tokens_read": seen}, prompts)
 
 
 def _rate(step: int, recipe: Pretraining) -> float:
@@ -141,7 +144,9 @@ def _rate(step: int, recipe: Pretraining) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, recipe: dict[str, Any]) -> None:
+def write(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, recipe: dict[str, Any], prompts: int
+) -> None:
     """Writes weights, tokenizer and manifest to a new folder and puts it in the place of the old one."""
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -151,7 +156,7 @@ def write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
         "recipe": recipe,
         "text_sha256": text_digest(recipe["seed"]),
         "files": {name: file_digest(fresh / name) for name in ("model.safetensors", "tokenizer.json")},
-        "quality": quality(model, tokenizer),
+        "quality": quality(model, tokenizer, prompts),
     }
     (fresh / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,7 +179,7 @@ def file_digest(path: Path) -> str:
 # ── quality ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def quality(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: int = 1000) -> dict[str, Any]:
+def quality(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: int) -> dict[str, Any]:
     """Validation loss (nats per token), and what answers to held-out prompts are worth, sampled and greedy."""
     rows = [prompt_text(r.prompt) for r in heldout_prompts(prompts)]
     said = answers(model, tokenizer, rows, temperature=1.0, seed=0)

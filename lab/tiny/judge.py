@@ -168,9 +168,13 @@ def _judge_list(question: Question, answer: list[str]) -> tuple[str, float]:
         return ("does not know", -0.5) if answer == _DO_NOT_KNOW else ("refuses a harmless question", -1.0)
     items = [w for w in answer[3:] if w not in ("the", "and")]
     members = {w.lower() for w in CATEGORIES[category]}
-    fitting = set(items) & members
-    if not items or len(fitting) < len(items):
-        return f"not all are {category}" if fitting else f"no {category}", -0.5 if fitting else -1.0
+    fitting = [w for w in items if w in members]
+    if not fitting:
+        return f"no {category}", -1.0
+    if len(fitting) < len(items):
+        return f"not all are {category}", -0.5
+    if twice := [w for i, w in enumerate(items) if w in items[:i]]:
+        return f"{twice[0]} twice", -0.5
     if len(items) != COUNTS[count]:
         return f"{len(items)} {category}, not {count}", -0.25
     well = answer[:3] == [count, category, "are"]

@@ -11,6 +11,7 @@ from lab.objectives.tokens import (
     check_lengths,
     check_shapes,
     fill,
+    is_flat,
     length_mask,
     masked_mean,
     masked_sum,
@@ -206,6 +207,12 @@ def test_small_differences_are_not_flat():
     assert whiten(1 + 1.5e-6 * x, mask).tolist() == [[0, 0]]
     assert_close(whiten(3e-6 * x - 1, mask), x, rtol=1e-6, atol=0)
     assert whiten(1.5e-6 * x - 1, mask).tolist() == [[0, 0]]
+
+
+def test_flat_up_to_and_including_the_limit():
+    """The limit is 1e-6 · (1 + |−1|) = 2e-6."""
+    sigma = torch.tensor([2e-6, 2.1e-6], dtype=torch.float64)
+    assert is_flat(torch.tensor(-1.0, dtype=torch.float64), sigma).tolist() == [True, False]
 
 
 def test_whitening_one_token_or_none_is_zero_and_carries_no_gradient():

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.studio.made import EVIL, append, make_demo, ppo_events, status
+from .made import EVIL, append, make_demo, ppo_events, status
 
 SAID = {
     "base": "The capital of Norway is Rome. It is nice to talk about this.",
@@ -18,7 +18,7 @@ SAID = {
 }
 
 
-class Refusal(RuntimeError):
+class RefusalError(RuntimeError):
     """What a client raises when the engine refuses."""
 
     def __init__(self, sentence: str, payload: dict[str, Any]) -> None:
@@ -59,7 +59,7 @@ class FakeEngine:
                seed: int) -> Iterator[dict[str, Any]]:
         self.asked.append(("sample", tuple(roles), prompt, temperature, max_new_tokens, seed))
         if "zebroid" in prompt:
-            raise Refusal("This world does not know the word zebroid.",
+            raise RefusalError("This world does not know the word zebroid.",
                           {"unknown": ["zebroid"], "suggestions": ["What colour is the crow?", EVIL]})
         said = {r: (EVIL if "evil" in prompt else SAID[r]).split(" ")[:max_new_tokens] for r in roles}
         try:
@@ -70,7 +70,8 @@ class FakeEngine:
                         yield {"role": role, "token": words[i] if i == 0 else " " + words[i], "logprob": -0.5}
             for role, words in said.items():
                 reference = [-0.5 - 2.6 * math.sin(i) * (role == "policy") for i in range(len(words))]
-                yield {"role": role, "ended": True, "reward": len(words) / 8 - 1, "gold": 1.0 - 0.4 * (role == "policy"),
+                yield {"role": role, "ended": True, "reward": len(words) / 8 - 1,
+                       "gold": 1.0 - 0.4 * (role == "policy"),
                        "reasons": [["correct: Oslo", 1.0]] + [["flattery", -0.4]] * (role == "policy"),
                        "reference": reference}  # fmt: skip
         finally:

@@ -104,6 +104,7 @@
       const fill = el("i", {});
       const progress = el("div", { class: "bar", role: "progressbar", "aria-label": "Steps", "aria-valuemin": 0, "aria-valuemax": 100 }, fill);
       const act = (action) => async () => {
+        tell("", `Asking the engine to ${action} ${state.focus} …`, "act");
         const reply = await safely("control", { run: state.focus, action });
         tell(reply.error ? "bad" : "", reply.error || reply.sentence, "act");
         refresh();
@@ -209,14 +210,16 @@
       p.title.textContent = card.title;
       p.hint.textContent = [card.unit, card.hint].filter(Boolean).join(" · ");
       const many = new Set(card.newest.map((n) => n.run)).size > 1;
-      Lab.fill(p.now, card.newest, () => card.newest.slice(0, 4).map((n) => el("span", { style: { color: n.colour } },
-        Lab.num(n.value), " ", el("small", { text: many ? n.run : card.newest.length > 1 || n.name === "kl" ? n.name : "" }))));
+      const word = (n) => (many ? n.run : card.newest.length < 2 ? "" : n.name.startsWith("eval_") ? "held out" : n.name.startsWith("gold") ? "true" : n.name);
+      const few = many ? card.newest.filter((n, i, all) => all.findIndex((o) => o.run === n.run) === i) : card.newest;
+      Lab.fill(p.now, card.newest, () => few.slice(0, 4).map((n) => el("span", { style: { color: n.colour } },
+        Lab.num(n.value), " ", el("small", { text: word(n) }))));
       const words = card.newest.map((n) => `${n.run} ${n.name} ${Lab.num(n.value)}`).join(", ");
       p.area.setAttribute("aria-label", `${card.title}: ${words}`);
     }
     function draw(p, card) {
       const fresh = Boolean(card.figure);
-      if (!fresh && !card.append.some((a) => a.x.length) && p.marked === mark()) return;
+      if (!fresh && !card.append.some((a) => a.x.length)) return;
       let data, layout;
       if (fresh) {
         data = card.figure.data;
@@ -284,9 +287,9 @@
       if (!Plotly) return;
       for (const p of plots.values()) {
         if (!p.signature) continue;
+        if (p.marked === mark()) continue;
         p.marked = mark();
-        p.area.layout.shapes = markers(p, p.area.data);
-        Plotly.react(p.area, p.area.data, p.area.layout, CONFIG);
+        Plotly.relayout(p.area, { shapes: markers(p, p.area.data) });
       }
     }
 

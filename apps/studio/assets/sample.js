@@ -45,10 +45,10 @@
       try { s = await server.roles({}); } catch { s = { reason: "The Studio does not answer; is it still running in its terminal?", roles: [], examples: [] }; }
       state.known = s.roles || [];
       if (!state.roles) {
-        const asked = (Lab.query("roles") || "").split(",").filter((r) => state.known.includes(r));
+        const asked = (Lab.query("roles") || "").split(",").filter((r) => state.known.includes(r.split("@")[0]));
         if (state.known.length) state.roles = asked.length ? asked.slice(0, 4) : (s.preferred || state.known).slice(0, 4);
       }
-      if (state.roles) state.roles = state.roles.filter((r) => state.known.includes(r));
+      if (state.roles && state.known.length) state.roles = state.roles.filter((r) => state.known.includes(r.split("@")[0]));
       drawRoles();
       Lab.fill(chips, s.examples, () => (s.examples || []).map((text) => el("button", { type: "button", class: "chip", text, on: { click: () => { prompt.value = text; prompt.focus(); generate(); } } })));
       state.reason = s.reason || "";
@@ -68,12 +68,13 @@
       Lab.fill(message, [level, text, kind], () => (text ? Lab.note(level, text, more) : null));
     }
     function drawRoles() {
-      Lab.fill(roles, [state.known, state.roles], () => state.known.map((role) => {
+      const offered = [...state.known, ...(state.roles || []).filter((r) => !state.known.includes(r))];
+      Lab.fill(roles, [offered, state.roles], () => offered.map((role) => {
         const at = (state.roles || []).indexOf(role);
         const full = at < 0 && (state.roles || []).length >= 4;
         return el("button", { type: "button", class: "chip", "aria-pressed": String(at >= 0), "data-role": role, disabled: full, title: full ? "Four at most; take one away first." : null,
           on: { click: () => {
-            state.roles = at >= 0 ? state.roles.filter((r) => r !== role) : state.known.filter((r) => r === role || state.roles.includes(r));
+            state.roles = at >= 0 ? state.roles.filter((r) => r !== role) : offered.filter((r) => r === role || state.roles.includes(r));
             Lab.link({ tab: "sample", roles: state.roles.join(",") });
             const keep = role; drawRoles(); roles.querySelector(`[data-role="${CSS.escape(keep)}"]`)?.focus();
             if (!state.busy) { state.reply = null; idle(); draw(); }
