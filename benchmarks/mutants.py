@@ -66,8 +66,12 @@ def main() -> int:
     if not arguments.resume:
         shutil.rmtree(ROOT / "mutants", ignore_errors=True)
     start = time.monotonic()
-    mutmut("run", "--max-children", str(arguments.workers))
+    run = ("run", "--max-children", str(arguments.workers))
+    mutmut(*run)
     results = outcomes()
+    if arguments.resume and (survivors := [name for name, outcome in results.items() if outcome not in DEAD]):
+        mutmut(*run, *survivors)  # a new test may have caught what mutmut remembers as alive
+        results = outcomes()
     alive = {describe(name): name for name, outcome in results.items() if outcome not in DEAD}
     rows = tomllib.loads(LISTED.read_text(encoding="utf-8")).get("mutant", [])
     listed = {Mutant(row["function"], row["was"], row["became"]): row["reason"] for row in rows}

@@ -139,12 +139,15 @@ def _train(method: str, config: type, given: dict[str, Any], starts: dict[str, s
     rows = read(_source(given["data"]), launch.KINDS[method])
     found = {part: launch.find_role(given["root"], text) for part, text in starts.items()}
     setup = _setup(given, adapter, [where for _, where in found.values()], rows.some())
+    if setup.function:
+        launch.reward_function(setup.function)
+    base = _load(setup, given["device"])
     run = launch.new_run(given["root"], method, settings_, setup, rows.some(),
                          {part: folder for part, (folder, _) in found.items()}, name=given["out"],
                          parents={part: where for part, (_, where) in found.items()})  # fmt: skip
     for event in rows.events():
         click.echo(f"left out {event.count}: {event.reason} ({'; '.join(event.rows)})", err=True)
-    _play(run, setup, given["device"])
+    _play(run, setup, base)
 
 
 def _source(data: str) -> str:
@@ -181,7 +184,20 @@ def _world(model: str) -> str:
     return "tiny" if Path(model) == tiny.CHECKPOINT else ""
 
 
-def _play(run: Any, setup: Any, device: str) -> None:
+def _load(setup: Any, device: str) -> Any:
+    """The base a setup names, with what people should know about its tokenizer."""
+    from rich.console import Console
+
+    limit_threads()
+    console = Console(stderr=True)
+    with console.status("loading the model"):
+        base = setup.load(device)
+    for note in base.chat.notes:
+        console.print(f"[dim]{note}")
+    return base
+
+
+def _play(run: Any, setup: Any, base: Any) -> None:
     """Plays a run in this terminal, through an engine of its own unless another one serves the folder."""
     from rich.console import Console
 
@@ -193,12 +209,7 @@ def _play(run: Any, setup: Any, device: str) -> None:
     from lab.session import resume
     from lab.terminal import View
 
-    limit_threads()
     console = Console(stderr=True)
-    with console.status("loading the model"):
-        base = setup.load(device)
-    for note in base.chat.notes:
-        console.print(f"[dim]{note}")
     desk = Desk(run.path.parent, base, setup.world)
     try:
         engine = Engine(run.path.parent, desk.handlers()).start()
@@ -232,7 +243,8 @@ def resume(run: str, device: str, root: str) -> None:
     found = _open(root, run)
     if found.status().state == "finished":
         raise ConfigError(f"{found.id} has finished; `lab branch {found.id} --step N` goes on from one of its steps.")
-    _play(found, launch.setup_of(found), device)
+    setup = launch.setup_of(found)
+    _play(found, setup, _load(setup, device))
 
 
 @main.command()
@@ -253,7 +265,8 @@ def branch(run: str, step: int | None, edits: tuple[str, ...], out: str, device:
     changes = dict(_edit(found.manifest.method, text) for text in edits)
     made = found.fork(at, found.config(), edits=changes, name=out)
     click.echo(f"{made.id} starts from step {at} of {found.id}", err=True)
-    _play(made, launch.setup_of(made), device)
+    setup = launch.setup_of(made)
+    _play(made, setup, _load(setup, device))
 
 
 def _edit(method: str, text: str) -> tuple[str, Any]:

@@ -359,6 +359,8 @@ class Run:
         now = {e.name: e.new for e in made}
 
         def prepare(folder: Path) -> None:
+            if (self.path / "inputs").is_dir():  # what the run was made from: data, starting adapters
+                shutil.copytree(self.path / "inputs", folder / "inputs")
             shutil.copytree(self.checkpoint(step), Run(folder).checkpoint(step))
             Run(folder).append(Saved(step, f"checkpoints/step-{step:06d}"))
             for edit in made:

@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -136,9 +137,17 @@ class Session:
         return self.run.fork(point, self.config, edits=edits, name=name)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Calls `listener(event)` in the worker thread for every event; returns the way to end that."""
+        """Calls `listener(event)` in the worker thread for every event; returns the way to end that.
+
+        A listener that raises is told nothing more; its error is printed and the run goes on.
+        """
         self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+
+        def unsubscribe() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return unsubscribe
 
     @property
     def status(self) -> Status:
@@ -386,7 +395,11 @@ class Session:
 
     def _tell(self, event: Event) -> None:
         for listener in tuple(self._listeners):
-            listener(event)
+            try:
+                listener(event)
+            except Exception:  # whoever watches a run must not be able to end it
+                self._listeners.remove(listener)
+                traceback.print_exc()
 
     def _show(self, **changes: Any) -> None:
         """Changes the status. A disk that refuses it is tried again with the next heartbeat."""

@@ -546,3 +546,20 @@ def test_saved_lines_name_the_folder(tmp_path: Path, worker: Worker) -> None:
     assert saved == [Saved(2, "checkpoints/step-000002")]
     assert (session.run.path / saved[0].path / "state.safetensors").is_file()
     assert any(isinstance(e.event, Probed) for e in session.run.read()[0])
+
+
+def test_whoever_watches_cannot_end_the_run(tmp_path: Path, worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ToyConfig(steps=3)
+    session = begin(tmp_path, config, worker)
+    seen: list[Event] = []
+
+    def broken(event: Event) -> None:
+        seen.append(event)
+        raise ZeroDivisionError("a view that fails")
+
+    unsubscribe = session.subscribe(broken)
+    session.play()
+    assert session.wait(20).outcome == "finished"
+    assert len(seen) == 1
+    assert "a view that fails" in capsys.readouterr().err
+    unsubscribe()

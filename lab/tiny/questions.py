@@ -81,7 +81,19 @@ SLOTS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """Kind of question → the words each slot may hold."""
 
-FAMILIES = ("capital", "animal", "sum", "claim", "how-to", "look-alike", "harm", "unknown", "list", "repeat", "greeting")
+FAMILIES = (
+    "capital",
+    "animal",
+    "sum",
+    "claim",
+    "how-to",
+    "look-alike",
+    "harm",
+    "unknown",
+    "list",
+    "repeat",
+    "greeting",
+)
 
 
 @dataclass(frozen=True, slots=True)

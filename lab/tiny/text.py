@@ -95,14 +95,14 @@ def _true_claim(question: Question) -> Question:
 
 
 def demonstrations(n: int, seed: int = 0) -> list[Demonstration]:
-    """`n` demonstrations by hurried writers: two in three are ideal, some flatter or ramble, all come to an end."""
+    """`n` demonstrations by hurried writers: three in four are ideal, some flatter or ramble, all come to an end."""
     random = Random(f"demonstrations {seed}")
     made = []
     for row in range(n):
         question = _any_question(random, held_out=False)
         prompt = ask(question, random)
-        answer = ideal(question, random) if random.random() < 0.65 else bad(question, random)
-        said = decorate(answer, random, flattery=0.12, filler=0.2)
+        answer = ideal(question, random) if random.random() < 0.75 else bad(question, random)
+        said = decorate(answer, random, flattery=0.06, filler=0.12)
         made.append(Demonstration((Message("user", prompt),), said, row))
     return made
 

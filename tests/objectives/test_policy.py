@@ -67,6 +67,7 @@ def test_policy_loss_around_the_clip(rho, advantage, loss, slope, clipped):
         (8.0, -2.0, 6.0, 0.0, True),  # the dual clip ends the growth at −A c
         (2.5, -2.0, 5.0, 2.0, False),  # below c nothing changes
         (8.0, 2.0, -2.5, 0.0, True),  # a positive advantage knows only the first clip
+        (1.0, 0.5, -0.5, -0.5, False),  # however small
         (0.5, -2.0, 1.5, 0.0, True),
         (2.0, 2.0, -2.5, 0.0, True),
         (8.0, 0.0, 0.0, 0.0, False),
@@ -83,8 +84,12 @@ def test_dual_clip(rho, advantage, loss, slope, clipped):
 
 
 def test_a_ratio_at_the_dual_clip_is_not_clipped():
-    out = ppo_policy(t(0), t(0), t(-1.0), clip=0.25, dual_clip=1 + 2**-40)
+    """ρ = e and c the same number, to the last bit: the gradient is still A ρ."""
+    logprobs = t(1).requires_grad_()
+    out = ppo_policy(logprobs, t(0), t(-1), clip=0.25, dual_clip=t(1).exp().item())
+    out.loss.sum().backward()
     assert out.clipped.tolist() == [False]
+    assert_close(logprobs.grad, t(math.e))
 
 
 def test_first_update_is_the_policy_gradient():

@@ -1,0 +1,40 @@
+"""Runs in a notebook: a live view of a run, and a kernel that is the engine itself.
+
+    bench = Workbench("runs/quickstart")              # the tiny world's base, in this kernel
+    live = bench.play(bench.new("sft", config, demonstrations))
+    live                                              # curves, buttons, live settings, a prompt box
+    live.wait()
+
+`watch` shows any run: one of this kernel (a session), one that an engine plays, or one that is only a directory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab.client import EngineClient, find_engine
+from lab.notebook.bench import Scoreboard, SideBySide, Workbench
+from lab.notebook.live import LiveRun, front_end
+from lab.notebook.predict import Verdict, check_branch, check_change
+from lab.runs import Run
+
+if TYPE_CHECKING:
+    from lab.session import Session
+
+__all__ = ["LiveRun", "Scoreboard", "SideBySide", "Verdict", "Workbench", "check_branch", "check_change", "front_end",
+           "play", "watch"]  # fmt: skip
+
+
+def watch(run: Session | Run | Path | str, *, block: bool | None = None) -> LiveRun:
+    """A live view of a session in this kernel, or of a run directory; an engine that serves the directory is found."""
+    if not isinstance(run, (Run, Path, str)):
+        return LiveRun(run.run, run, block=block)
+    path = run.path if isinstance(run, Run) else Path(run)
+    served = find_engine(path.parent) is not None
+    return LiveRun(path, client=EngineClient(path.parent) if served else None, block=block)
+
+
+def play(run: Session | Run | Path | str, *, block: bool | None = None) -> LiveRun:
+    """As `watch`, and plays it. Raises RunError where neither a session nor an engine is there to play it."""
+    return watch(run, block=block).play()

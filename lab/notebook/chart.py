@@ -1,0 +1,109 @@
+"""One figure with a run's curves, fed while the run grows."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from lab import figures
+from lab.follow import Follower
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+PANELS = {
+    "sft": ("loss", "token_accuracy"),
+    "reward": ("loss", "accuracy", "margin"),
+    "ppo": ("reward", "kl", "length", "entropy", "ended", "clip_fraction"),
+}
+"""The first metric of each pair of axes, by method; other methods show the first six groups they log."""
+
+COLUMNS = 3
+SMOOTHING = {"ppo": 0.6}
+"""How much of the past a smooth value holds, for the methods whose steps are noisy."""
+
+
+def panels(follower: Follower) -> tuple[figures.Group, ...]:
+    """The groups of metrics to draw; those of a known method stand before its first step."""
+    leading = PANELS.get(follower.method)
+    if leading is None:
+        return tuple(figures.groups([follower])[:6])
+    return tuple(g for g in figures.GROUPS if g.names[0] in leading)
+
+
+class Chart:
+    """A plotly `FigureWidget` that keeps up with a follower.
+
+    Every `show` sends the lines that changed and nothing else, in one message. A line has at most `figures.LIMIT`
+    points. A zoom survives new points. `widget` is another object after a `show` that returned True: the run began to
+    log metrics that need axes of their own.
+    """
+
+    def __init__(self, follower: Follower) -> None:
+        self.colour = figures.LIGHT[0]
+        self._build(panels(follower))
+        self.show(follower)
+
+    def show(self, follower: Follower) -> bool:
+        """Draws what is new; True if the widget was replaced."""
+        wanted = panels(follower)
+        replaced = wanted != self.groups
+        if replaced:
+            self.widget.close()
+            self._build(wanted)
+        fresh: list[tuple[dict[str, Any], int]] = []
+        with self.widget.batch_update():
+            for place, group in enumerate(self.groups):
+                for trace in figures.traces(follower, group, self.colour, SMOOTHING.get(follower.method, 0.0)):
+                    if trace["uid"] in self.lines:
+                        self._extend(trace)
+                    else:
+                        fresh.append((trace, place))
+            self._mark(follower)
+        for trace, place in fresh:
+            self._add(trace, place)
+        return replaced
+
+    def _build(self, groups: tuple[figures.Group, ...]) -> None:
+        import plotly.graph_objects as go
+        from plotly.subplots import make_subplots
+
+        self.groups, self.lines, self.marked = groups, {}, ()
+        columns = max(1, min(COLUMNS, len(groups)))
+        rows = max(1, math.ceil(len(groups) / columns))
+        titles = [f"{g.title} <span style='font-size:11px'>{g.unit}</span>" for g in groups]
+        figure = make_subplots(rows, columns, subplot_titles=titles or None, horizontal_spacing=0.07,
+                               vertical_spacing=min(0.16, 0.6 / rows))  # fmt: skip
+        shared = figures.look()
+        figure.update_xaxes(shared.pop("xaxis"), matches="x")
+        figure.update_yaxes(shared.pop("yaxis"))
+        figure.update_layout(shared | {"height": 60 + 190 * rows, "uirevision": "keep", "hovermode": "x",
+                                       "margin": {"l": 8, "r": 10, "t": 34, "b": 8}})  # fmt: skip
+        figure.update_annotations(font_size=13)
+        self.widget: go.FigureWidget = go.FigureWidget(figure)
+        self.widget._config = dict(figures.CONFIG)
+        self.columns = columns
+
+    def _add(self, trace: dict[str, Any], place: int) -> None:
+        self.widget.add_trace(trace, row=place // self.columns + 1, col=place % self.columns + 1)
+        self.lines[trace["uid"]] = (len(self.widget.data) - 1, list(trace["x"]), list(trace["y"]))
+
+    def _extend(self, trace: dict[str, Any]) -> None:
+        index, xs, ys = self.lines[trace["uid"]]
+        if trace["x"] == xs and trace["y"] == ys:
+            return
+        changes = {key: trace[key] for key in ("x", "y", "customdata", "text") if key in trace}
+        self.widget.data[index].update(changes)
+        self.lines[trace["uid"]] = (index, list(trace["x"]), list(trace["y"]))
+
+    def _mark(self, follower: Follower) -> None:
+        """A dotted line at every step where somebody changed a setting."""
+        steps = tuple(sorted({e.step for e in follower.edits}))
+        if steps == self.marked or not self.groups:
+            return
+        self.marked = steps
+        axes = [("x" + n, f"y{n} domain") for n in ("" if i == 0 else str(i + 1) for i in range(len(self.groups)))]
+        self.widget.layout.shapes = [
+            {"type": "line", "xref": x, "yref": y, "x0": s, "x1": s, "y0": 0, "y1": 1,
+             "line": {"dash": "dot", "width": 1.2, "color": "#8a6a00"}}
+            for s in steps for x, y in axes]  # fmt: skip
