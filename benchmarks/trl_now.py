@@ -133,6 +133,7 @@ def with_adapter(model: Any, work: Path, source: str) -> Any:
     model.score.weight.data = load_file(str(work / "head.safetensors"))["weight"]
     model.score.weight.requires_grad_(True)
     model.config.pad_token_id = read_facts(work)["pad"]
+    model._hf_peft_config_loaded = True  # what transformers' own add_adapter notes: there is something to train
     return model
 
 

@@ -7,6 +7,7 @@ at all; right padding needs none, because a causal row never looks to its right.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,10 +53,47 @@ class KVCache:
         return self.keys[layer][:, :, : self.reach], self.values[layer][:, :, : self.reach]
 
 
+class _Gather(torch.autograd.Function):
+    """x (N, …) read at the places of the flattened views.
+
+    Only what reaches a real place comes back: the owner's gradient is a plain read, those of the rows that share the
+    token are added, and padding gives none (nothing real looks at it).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, flat: Tensor, owner: Tensor, shared: Tensor | None) -> Tensor:
+        ctx.save_for_backward(flat, owner, shared)
+        return x.index_select(0, flat)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        flat, owner, shared = ctx.saved_tensors
+        dx = grads[0].index_select(0, owner)
+        if shared is not None and len(shared):
+            dx.index_add_(0, flat[shared], grads[0].index_select(0, shared))
+        return dx, None, None, None
+
+
+class _Pick(torch.autograd.Function):
+    """What the owners of the packed tokens found: out (places, …) -> (N, …). No place owns two tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, owner: Tensor) -> Tensor:
+        ctx.save_for_backward(owner)
+        ctx.places = out.shape[0]
+        return out.index_select(0, owner)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (owner,) = ctx.saved_tensors
+        return grads[0].new_zeros(ctx.places, *grads[0].shape[1:]).index_copy_(0, owner, grads[0]), None
+
+
 def tree_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
                    scaling: float | None = None, dropout: float = 0.0, views: tuple[Tensor, ...] = (),
-                   owner: Tensor | None = None, cache: KVCache | None = None, sliding_window: int | None = None,
-                   softcap: float | None = None, **_: object) -> tuple[Tensor, None]:
+                   owner: Tensor | None = None, shared: Tensor | None = None, cache: KVCache | None = None,
+                   sliding_window: int | None = None, softcap: float | None = None,
+                   **_: object) -> tuple[Tensor, None]:  # fmt: skip
     """query (1, H, N, D), key and value (1, H_kv, N, D) -> (1, N, H, D). Dropout is never applied."""
     if softcap is not None:
         raise ValueError("This model caps its attention scores, which the packed attention does not compute; "
@@ -63,18 +101,22 @@ def tree_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
     layer = getattr(module, "layer_idx", 0)
     if cache is not None and layer in cache.keys:
         return _decode(layer, query, key, value, scaling, cache, sliding_window), None
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, H, D)
+    assert owner is not None
+    flat = torch.cat([view.reshape(-1) for view in views]) if len(views) > 1 else views[0].reshape(-1)
+    # The places that share a token answer for nobody, so no gradient comes back to their queries.
+    q, k, v = (_Gather.apply(x[0].transpose(0, 1), flat, owner, more)
+               for x, more in ((query, None), (key, shared), (value, shared)))  # fmt: skip
+    sizes = [view.numel() for view in views]
     outputs = []
-    for view in views:
-        qr, kr, vr = (x[view].transpose(1, 2) for x in (q, k, v))  # (R, H, T, D)
+    for view, *parts in zip(views, *(x.split(sizes) for x in (q, k, v)), strict=True):
+        qr, kr, vr = (x.view(*view.shape, *x.shape[1:]).transpose(1, 2) for x in parts)  # (R, H, T, D)
         if cache is not None:
             cache.fill(layer, kr, vr)
-        mask = _window(view.shape[1], sliding_window, q.device)
+        mask = _window(view.shape[1], sliding_window, query.device)
         out = F.scaled_dot_product_attention(qr, kr, vr, attn_mask=mask, is_causal=mask is None, scale=scaling,
                                              enable_gqa=qr.shape[1] != kr.shape[1])
-        outputs.append(out.transpose(1, 2).reshape(-1, *q.shape[1:]))
-    flat = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return flat[owner][None], None
+        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    return _Pick.apply(outputs[0] if len(outputs) == 1 else torch.cat(outputs), owner)[None], None
 
 
 def _window(length: int, window: int | None, device: torch.device) -> Tensor | None:

@@ -206,7 +206,7 @@ class SharedBase:
         """
         with self.now.of(packed.slices):
             out = self._decoder(input_ids=packed.input_ids, position_ids=packed.positions, use_cache=False,
-                                views=packed.views, owner=packed.owner, cache=cache)
+                                views=packed.views, owner=packed.owner, shared=packed.shared, cache=cache)
         return out.last_hidden_state[0]
 
     @property
@@ -220,8 +220,13 @@ class SharedBase:
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, H) -> (…, V) in fp32: the language-model head, with the model's own final soft cap where it has one."""
         z = F.linear(hidden, self.head_weight).float()
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        cap = self.soft_cap
         return z if cap is None else torch.tanh(z / cap) * cap
+
+    @property
+    def soft_cap(self) -> float | None:
+        """What the model's final logits are bent to stay below, z ↦ cap · tanh(z / cap), or None."""
+        return getattr(self.model.config, "final_logit_softcapping", None)
 
     def checkpoint(self, every: int) -> None:
         """Recomputes every n-th layer in the backward pass instead of keeping its activations (0: none)."""

@@ -6,6 +6,7 @@ refused where the value is made, with the reason. A setting marked `live` may be
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -56,14 +57,28 @@ def _default(f: Field) -> Any:
     return f.default if f.default is not MISSING else None
 
 
+KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    bool: ((bool,), "True or False"),
+    str: ((str,), "text"),
+}
+"""The types of settings: what each accepts, and what it is called."""
+
+
 def check(config: Any) -> None:
-    """Refuses values outside their range or choices; every config calls it in `__post_init__`."""
+    """Refuses values of another type, outside their range or choices; every config calls it in `__post_init__`."""
     for s in settings(type(config)):
         value = getattr(config, s.name)
         if s.choices and value not in s.choices:
             raise ConfigError(f"{s.name} is {value!r}; choose one of {', '.join(s.choices)}.")
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        accepted, words = KINDS[s.kind]
+        if not isinstance(value, accepted) or isinstance(value, bool) != (s.kind is bool):
+            raise ConfigError(f"{s.name} is {value!r}; it must be {words}.")
+        if isinstance(value, (bool, str)):
             continue
+        if not math.isfinite(value):
+            raise ConfigError(f"{s.name} is {value}; it must be a finite number.")
         if s.low is not None and value < s.low or s.high is not None and value > s.high:
             raise ConfigError(f"{s.name} is {value:g}; it must lie in [{_edge(s.low, '−∞')}, {_edge(s.high, '∞')}].")
 
@@ -174,7 +189,7 @@ class PPOConfig:
                              choices=("keep", "mask"))
     reward_clip: float = setting(10.0, "rewards are clipped to ± this after standardising (0: no clip)",
                                  unit="reward", low=0)
-    whiten_rewards: bool = setting(False, "divide the per-token rewards by their spread")
+    whiten_rewards: bool = setting(False, "give the per-token rewards unit spread, keeping their mean")
     max_grad_norm: float = setting(1.0, "gradients of each role are scaled down to this norm", low=0, live=True)
     adam_eps: float = setting(1e-5, "ε of Adam", low=0)
     warmup: float = setting(0.0, "share of the updates in which the learning rates rise from 0", low=0, high=1)

@@ -153,6 +153,6 @@ def from_json(row: dict[str, Any]) -> Event:
 
 def _sample(row: dict[str, Any]) -> Sample:
     names = {f.name for f in fields(Sample)}
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in names}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in names}
     values["reasons"] = tuple((str(n), float(x)) for n, x in values.get("reasons", ()))
     return Sample(**values)

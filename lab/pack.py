@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,6 +50,7 @@ class Pack:
     slices               : the role of each contiguous part of the packed axis
     views                : (R_b, T_b) packed index of every row position, right-padded with the row's last token
     owner                : (N,) position in the concatenated, flattened views that owns each packed token
+    shared               : positions of the flattened views that read a token another row owns, padding left out
     rows, columns        : (M,) the place of each completion token in a (B, T) grid, in the caller's row order
     sources              : (M,) packed index of the token whose hidden state predicts it
     targets              : (M,) the token ids
@@ -61,6 +63,7 @@ class Pack:
     slices: tuple[Slice, ...]
     views: tuple[Tensor, ...]
     owner: Tensor
+    shared: Tensor
     rows: Tensor
     columns: Tensor
     sources: Tensor
@@ -79,8 +82,11 @@ class Pack:
 
     def only(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`sources`, `targets`, `rows`, `columns` of the completion tokens of the caller's rows start:stop."""
-        keep = (self.rows >= start) & (self.rows < stop)
-        return self.sources[keep], self.targets[keep], self.rows[keep] - start, self.columns[keep]
+        if start == 0 and stop >= len(self.lengths):
+            return self.sources, self.targets, self.rows, self.columns
+        first, last = (int(self.lengths[:n].sum()) for n in (start, stop))  # completion tokens are in row order
+        part = slice(first, last)
+        return self.sources[part], self.targets[part], self.rows[part] - start, self.columns[part]
 
 
 def pack(rows: Sequence[Row], device: torch.device | str = "cpu", share: bool = True, buckets: int = BUCKETS) -> Pack:
@@ -125,33 +131,41 @@ def _families(rows: Sequence[Row], role: str, share: bool) -> list[tuple[tuple[i
 
 def _index(rows: Sequence[Row], ids: list[int], positions: list[int], slices: tuple[Slice, ...], heads: list[int],
            tails: list[int], device: torch.device | str, buckets: int) -> Pack:
-    paths = [[*range(heads[b], heads[b] + len(row.prompt)), *range(tails[b], tails[b] + len(row.completion))]
-             for b, row in enumerate(rows)]
-    owner = [0] * len(ids)
-    views: list[Tensor] = []
-    offset = 0
-    for bucket in _buckets([len(p) for p in paths], buckets):
-        width = max(len(paths[b]) for b in bucket)
-        for i, b in enumerate(bucket):
-            path = paths[b]
-            for t, n in enumerate(path):
-                owner[n] = offset + i * width + t
-        views.append(torch.tensor([paths[b] + [paths[b][-1]] * (width - len(paths[b])) for b in bucket]))
-        offset += width * len(bucket)
-    row_of, column_of, sources, targets = [], [], [], []
-    for b, row in enumerate(rows):
-        n = len(row.completion)
-        row_of += [b] * n
-        column_of += range(n)
-        sources += paths[b][len(row.prompt) - 1 : len(row.prompt) - 1 + n]
-        targets += row.completion
+    prompts = np.array([len(row.prompt) for row in rows])
+    answers = np.array([len(row.completion) for row in rows])
+    lengths, head, tail = prompts + answers, np.array(heads), np.array(tails)
+    views, owner, shared = _views(prompts, lengths, head, tail, _buckets(lengths.tolist(), buckets), len(ids))
+    row_of = np.repeat(np.arange(len(rows)), answers)
+    column_of = np.arange(len(row_of)) - np.repeat(np.cumsum(answers) - answers, answers)
+    targets = tail[row_of] + column_of
+    sources = np.where(column_of == 0, (head + prompts - 1)[row_of], targets - 1)
+    last = np.where(answers == 0, head + prompts - 1, tail + answers - 1)
+    tokens = np.array(ids)
 
-    def put(values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long).to(device, non_blocking=True)
+    def put(values: np.ndarray | list[int]) -> Tensor:
+        return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(device, non_blocking=True)
 
-    return Pack(put(ids)[None], put(positions)[None], slices, tuple(v.to(device, non_blocking=True) for v in views),
-                put(owner), put(row_of), put(column_of), put(sources), put(targets),
-                put([len(r.completion) for r in rows]), put([p[-1] for p in paths]))
+    return Pack(put(tokens)[None], put(positions)[None], slices, tuple(put(view) for view in views), put(owner),
+                put(shared), put(row_of), put(column_of), put(sources), put(tokens[targets]), put(answers), put(last))
+
+
+def _views(prompts: np.ndarray, lengths: np.ndarray, head: np.ndarray, tail: np.ndarray, groups: list[list[int]],
+           n_tokens: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """The (R, T) views of the groups of rows, the owner of each packed token, and the places that only read one."""
+    views: list[np.ndarray] = []
+    reads: list[np.ndarray] = []  # packed index of every place of the flattened views; -1 for padding
+    for group in groups:
+        p, n, h, t = (x[group, None] for x in (prompts, lengths, head, tail))
+        place = np.arange(n.max())[None]
+        at = np.minimum(place, n - 1)
+        view = np.where(at < p, h + at, t + at - p)
+        views.append(view)
+        reads.append(np.where(place < n, view, -1).reshape(-1))
+    flat = np.concatenate(reads)
+    real = np.flatnonzero(flat >= 0)
+    owner = np.zeros(n_tokens, dtype=np.int64)
+    owner[flat[real]] = real
+    return views, owner, real[owner[flat[real]] != real]
 
 
 def _buckets(lengths: list[int], most: int) -> list[list[int]]:
@@ -171,10 +185,13 @@ def _buckets(lengths: list[int], most: int) -> list[list[int]]:
 
 def _best_cut(group: list[int], lengths: list[int]) -> tuple[int, int]:
     """Where to cut a sorted group so that its padded area shrinks most, and by how many positions."""
-    whole = len(group) * lengths[group[-1]]
-    cuts = [(c, whole - c * lengths[group[c - 1]] - (len(group) - c) * lengths[group[-1]])
-            for c in range(1, len(group))]
-    return max(cuts, key=lambda x: x[1], default=(0, 0))
+    if len(group) < 2:
+        return 0, 0
+    size = np.array([lengths[b] for b in group])
+    cuts = np.arange(1, len(group))
+    saved = cuts * (size[-1] - size[:-1])  # rows before the cut are padded to its last one, not to the longest
+    best = int(saved.argmax())
+    return best + 1, int(saved[best])
 
 
 def split(rows: Sequence[Row], tokens: int) -> list[list[int]]:

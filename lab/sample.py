@@ -177,5 +177,4 @@ def _one_token_each(run: _Decoding, tokens: list[int], rows: list[int]) -> Pack:
             slices.append(Slice(role, i, i + 1))
     ids = torch.tensor(tokens, device=run.alive.device)[None]
     nothing = ids.new_zeros(0)
-    return Pack(ids, run.cache.lengths[None], tuple(slices), (), nothing, nothing, nothing, nothing, nothing, nothing,
-                nothing)
+    return Pack(ids, run.cache.lengths[None], tuple(slices), (), *[nothing] * 8)

@@ -1,7 +1,7 @@
 """Log-probabilities, values and rewards of given tokens under given roles, several roles in one pass.
 
 No (B, T, V) tensor is ever made: hidden states go through the language-model head in chunks, with float32 sums, and
-the backward pass recomputes each chunk.
+the backward pass recomputes each chunk (or keeps it, where it is small).
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from lab.pack import Pack, Row, split
 CHUNK_LOGITS = 1 << 24
 """Logits that exist at once (64 MiB in float32)."""
 
+KEPT_LOGITS = 1 << 22
+"""Up to this many (16 MiB in float32), the probabilities are kept for the backward pass instead of computed again."""
+
 Tokens = tuple[int, ...]
 
 
@@ -32,33 +35,46 @@ class TokenScores(NamedTuple):
 
 class _ChunkedLogprobs(torch.autograd.Function):
     """log softmax(z / τ)[target], the entropy of softmax(z / τ) and whether the target leads; z = h Wᵀ. Only the
-    log-probability has a gradient."""
+    log-probability has a gradient: ∂l / ∂z = (1[v = target] − p_v) / τ."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, base: SharedBase, targets: Tensor, temperature: float) -> tuple[Any, Any, Any]:
         logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
         entropy, first = torch.empty_like(logprobs), torch.empty_like(logprobs)
+        kept = None
         for part in _chunks(len(targets), base.head_weight.shape[0]):
-            logp = torch.log_softmax(base.logits(hidden[part]) / temperature, dim=-1)
+            logp = _log_softmax(base, hidden[part], temperature)
             logprobs[part] = logp.gather(1, targets[part, None])[:, 0]
-            entropy[part] = -(logp.exp() * logp).sum(-1)
             first[part] = (logprobs[part] >= logp.amax(-1)).float()
-        ctx.save_for_backward(hidden, targets)
+            kept = logp.exp()
+            entropy[part] = -torch.linalg.vecdot(kept, logp)
+        whole = kept if kept is not None and kept.numel() <= KEPT_LOGITS and len(kept) == len(targets) else None
+        ctx.save_for_backward(hidden, targets, whole)
         ctx.base, ctx.temperature = base, temperature
         ctx.mark_non_differentiable(entropy, first)
         return logprobs, entropy, first
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        hidden, targets = ctx.saved_tensors
-        out = torch.empty_like(hidden)
-        for part in _chunks(len(targets), ctx.base.head_weight.shape[0]):
+        hidden, targets, whole = ctx.saved_tensors
+        base, out = ctx.base, torch.empty_like(hidden)
+        for part in _chunks(len(targets), base.head_weight.shape[0]):
+            if base.soft_cap is None:
+                p = _log_softmax(base, hidden[part], ctx.temperature).exp_() if whole is None else whole
+                dz = p * (-grads[0][part, None] / ctx.temperature)
+                dz.scatter_add_(1, targets[part, None], grads[0][part, None] / ctx.temperature)
+                out[part] = dz.to(hidden.dtype) @ base.head_weight
+                continue
             with torch.enable_grad():
                 h = hidden[part].detach().requires_grad_()
-                logp = torch.log_softmax(ctx.base.logits(h) / ctx.temperature, dim=-1)
-                picked = logp.gather(1, targets[part, None])[:, 0]
+                picked = _log_softmax(base, h, ctx.temperature).gather(1, targets[part, None])[:, 0]
             (out[part],) = torch.autograd.grad(picked, h, grads[0][part])
         return out, None, None, None
+
+
+def _log_softmax(base: SharedBase, hidden: Tensor, temperature: float) -> Tensor:
+    logits = base.logits(hidden)
+    return torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
 
 
 def _chunks(m: int, vocabulary: int) -> list[slice]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 
 import pytest
 import torch
 
-from lab import score as scoring
 from lab.base import RAW, SharedBase
 from lab.config import Adapter
 from lab.pack import Row, split
@@ -15,6 +15,8 @@ from lab.saving import save_role
 from lab.score import score, token_scores
 from tests.models import build_model
 from tests.padded import adapter_gradients, padded_logprobs, plain_model
+
+scoring = import_module("lab.score")  # the file; `lab.score` is its function
 
 X, Y = (5, 6, 7, 8), (9, 10, 11)
 PAIRS = [(X, (12, 13, 14)), (Y, (20,)), (X, (12, 15)), (Y, (30, 31, 32, 33, 34, 35, 36, 37)), (X, (12, 13, 14)),
@@ -159,18 +161,20 @@ class Head:
 
     def __init__(self, cap=None):
         self.head_weight = torch.randn(7, 5, generator=torch.Generator().manual_seed(3))
-        self.cap = cap
+        self.soft_cap = cap
 
     def logits(self, hidden):
-        z = hidden @ self.head_weight.to(hidden.dtype).t()
-        return z if self.cap is None else torch.tanh(z / self.cap) * self.cap
+        z = hidden @ self.head_weight.t()
+        return z if self.soft_cap is None else torch.tanh(z / self.soft_cap) * self.soft_cap
 
 
 @pytest.mark.parametrize("limit", [1 << 24, 7 * 4, 1])  # all at once, four tokens at a time, one
+@pytest.mark.parametrize("kept", [0, 1 << 22])  # probabilities computed again in the backward pass, or kept
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.5])
 @pytest.mark.parametrize("cap", [None, 1.5])
-def test_chunks_equal_the_whole_log_softmax_and_its_gradient(limit, temperature, cap, monkeypatch):
+def test_chunks_equal_the_whole_log_softmax_and_its_gradient(limit, kept, temperature, cap, monkeypatch):
     monkeypatch.setattr(scoring, "CHUNK_LOGITS", limit)
+    monkeypatch.setattr(scoring, "KEPT_LOGITS", kept)
     head = Head(cap)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(10, 5, generator=generator).requires_grad_()

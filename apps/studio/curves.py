@@ -39,7 +39,7 @@ class Curves:
         """The list of runs, and for the chosen ones: new points, health, invariants, status.
 
         `ask` has `runs` (ids; None: the panel chooses), `focus` (the run of the status line), `x`, `smooth`, `dark`,
-        and `have`: for every figure the signature and the number of points of each line on the page.
+        `more` (whether all curves are shown), and `have`: for every figure the signature and the number of points of each line on the page.
         """
         with self.shelf.lock:
             listed = self.shelf.list()
@@ -56,7 +56,8 @@ class Curves:
             followers = [self.shelf.follower(info) for info in chosen]
             view = View(_axis(ask.get("x")), min(max(float(ask.get("smooth") or 0.0), 0.0), 0.99), dark)
             epoch = " ".join(self.shelf.epoch(f.run) for f in followers)
-            reply["cards"] = news(self._draw(followers, view, palette), view, epoch, ask.get("have") or {})
+            drawn = self._draw(followers, view, palette)
+            reply["cards"] = news(drawn, view, epoch, ask.get("have") or {}, bool(ask.get("more")))
             reply["focus"] = self._focus(focus, self.shelf.follower(focus))
             return reply
 
@@ -152,14 +153,20 @@ def _card(group: figures.Group, spec: dict[str, Any], palette: dict[str, str]) -
             "essential": group.essential, "newest": newest, "figure": spec}  # fmt: skip
 
 
-def news(drawn: list[dict[str, Any]], view: View, epoch: str, have: dict[str, Any]) -> list[dict[str, Any]]:
+def news(
+    drawn: list[dict[str, Any]], view: View, epoch: str, have: dict[str, Any], more: bool
+) -> list[dict[str, Any]]:
     """The cards without what the page has: `append` (points by line) in place of `figure` where the lines are the same.
 
     `have` maps a card's key to {"signature", "counts"}. The signature changes with the lines, with how they are drawn,
-    with their decimation, and with `epoch`, which stands for histories that were rewritten.
+    with their decimation, and with `epoch`, which stands for histories that were rewritten. The cards that are not
+    essential come without points unless the page shows them (`more`).
     """
     out = []
     for card in drawn:
+        if not card["essential"] and not more:
+            out.append({k: v for k, v in card.items() if k != "figure"})
+            continue
         data = card["figure"]["data"]
         strides = [t["customdata"][1] - t["customdata"][0] if len(t["customdata"]) > figures.LIMIT // 2 else 1
                    for t in data]  # fmt: skip

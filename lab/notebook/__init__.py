@@ -13,17 +13,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lab import figures
 from lab.client import EngineClient, find_engine
+from lab.follow import Follower
 from lab.notebook.bench import Scoreboard, SideBySide, Workbench
 from lab.notebook.live import LiveRun, front_end
 from lab.notebook.predict import Verdict, check_branch, check_change
 from lab.runs import Run
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from lab.session import Session
 
-__all__ = ["LiveRun", "Scoreboard", "SideBySide", "Verdict", "Workbench", "check_branch", "check_change", "front_end",
-           "play", "watch"]  # fmt: skip
+__all__ = ["LiveRun", "Scoreboard", "SideBySide", "Verdict", "Workbench", "check_branch", "check_change",
+           "front_end", "frontier", "play", "watch"]  # fmt: skip
 
 
 def watch(run: Session | Run | Path | str, *, block: bool | None = None) -> LiveRun:
@@ -38,3 +42,19 @@ def watch(run: Session | Run | Path | str, *, block: bool | None = None) -> Live
 def play(run: Session | Run | Path | str, *, block: bool | None = None) -> LiveRun:
     """As `watch`, and plays it. Raises RunError where neither a session nor an engine is there to play it."""
     return watch(run, block=block).play()
+
+
+def frontier(*runs: Run) -> go.Figure:
+    """Reward (solid) and true score (dashed) against √KL: where the two part, the policy exploits the reward model.
+
+    Show it with `.show(config=lab.figures.CONFIG)`, which leaves out the upload button.
+    """
+    import plotly.graph_objects as go
+
+    followers = [Follower(run) for run in runs]
+    for follower in followers:
+        follower.refresh()
+    figure = go.Figure(figures.frontier(followers))
+    figure.update_traces(showlegend=True)
+    figure.update_layout(height=340, showlegend=True, legend={"orientation": "h", "y": 1.12, "x": 0})
+    return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -95,6 +96,8 @@ class Workbench:
         if (former := _OPEN.get(self.root)) is not None:
             former.close()
         limit_threads()
+        # PEFT asks transformers by a name that is about to go, once for every role.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         source = tiny.CHECKPOINT if model is None else model
         self.world = "tiny" if Path(source) == tiny.CHECKPOINT else ""
         self.base = SharedBase.load(source, bits, device)
@@ -178,7 +181,7 @@ class Workbench:
     def measure(
         self, roles: Mapping[str, Run | str], *, reward: Run | str, reference: str = "SFT", n: int = 300, seed: int = 1
     ) -> Scoreboard:
-        """The roles on `n` held-out prompts of the tiny world; KL and wins are against the role shown as `reference`."""
+        """The roles on `n` held-out prompts of the tiny world; KL and wins are against `reference`, a shown name."""
         from lab import tiny
         from lab.evaluate.table import compare_roles
 

@@ -41,6 +41,9 @@ class Chart:
 
     def __init__(self, follower: Follower) -> None:
         self.colour = figures.LIGHT[0]
+        self.groups: tuple[figures.Group, ...] = ()
+        self.lines: dict[str, tuple[int, list[Any], list[Any]]] = {}
+        self.marked: tuple[int, ...] = ()
         self._build(panels(follower))
         self.show(follower)
 
@@ -86,7 +89,7 @@ class Chart:
 
     def _add(self, trace: dict[str, Any], place: int) -> None:
         self.widget.add_trace(trace, row=place // self.columns + 1, col=place % self.columns + 1)
-        self.lines[trace["uid"]] = (len(self.widget.data) - 1, list(trace["x"]), list(trace["y"]))
+        self.lines[trace["uid"]] = (len(self.lines), list(trace["x"]), list(trace["y"]))
 
     def _extend(self, trace: dict[str, Any]) -> None:
         index, xs, ys = self.lines[trace["uid"]]

@@ -26,7 +26,7 @@ SEED = 0
 class Panel:
     """Made of ipywidgets; `box` is what a cell shows. `wake` is called after every wish, to look at the run again."""
 
-    def __init__(self, control: Control, follower: Follower, wake: Callable[[], None]) -> None:
+    def __init__(self, control: Control, follower: Follower, wake: Callable[[], object]) -> None:
         from ipywidgets import HTML, FloatProgress, HBox, Layout, VBox
 
         self.control, self.wake = control, wake

@@ -1,7 +1,7 @@
 """Simulated annotators: people with tastes and slips, who choose the better of two answers.
 
-utility u = w_content · content + w_filler · min(extra sentences, 4) + w_flattery · praise + w_sycophancy · [agrees with a
-false claim] + w_harm · [helps with harm] − 0.5 · [did not end].
+utility u = w_content · content + w_filler · min(extra sentences, 4) + w_flattery · [praises]
+          + w_sycophancy · [agrees with a false claim] + w_harm · [helps with harm] − 0.5 · [did not end].
 
 An annotator prefers answer a with probability (1 − e) σ((u_a − u_b) / T) + e (1 − σ((u_a − u_b) / T)), where T is their
 indecision and e the share of their slips (Bradley and Terry, 1952, with label flips).
@@ -65,7 +65,7 @@ ANNOTATORS: dict[str, Annotator] = {
     a.name: a
     for a in (
         Annotator("expert", 1.0, -0.10, -0.25, indecision=0.3, slips=0.02),
-        Annotator("crowd", 1.0, 0.10, 0.15, indecision=0.3, slips=0.05),
+        Annotator("crowd", 1.0, 0.20, 0.30, indecision=0.3, slips=0.05),
         Annotator("rushed", 0.7, 0.30, 0.50, indecision=0.6, slips=0.10),
         Annotator("agreeable", 0.9, 0.10, 0.40, sycophancy=1.6, indecision=0.4, slips=0.05),
         Annotator("cautious", 0.9, 0.05, 0.0, harm=-1.5, indecision=0.4, slips=0.05),

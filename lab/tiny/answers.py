@@ -7,6 +7,7 @@ from random import Random
 from typing import TypeVar
 
 from lab.tiny.facts import ANIMALS, CAPITALS, CATEGORIES, COLOURS, COUNTS, DANGEROUS, HOMES, HOW_TO, LOOKALIKES
+
 from lab.tiny.facts import FOODS, NAMES, NOUNS, THINGS  # isort: skip
 from lab.tiny.questions import Question
 

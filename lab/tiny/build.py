@@ -1,7 +1,8 @@
 """Pretrains the base checkpoint of the tiny world: `python -m lab.tiny.build`, about twenty-five minutes on two cores.
 
-A Llama of 0.86 million parameters reads the documents of `lab.tiny.text` once, by next-token cross-entropy on every
-token. What ships is the fp32 checkpoint, the tokenizer and a manifest that ties them to the text.
+A Llama of 0.92 million parameters reads the documents of `lab.tiny.text` once, by next-token cross-entropy on every
+token: first facts and conversations, then conversations with what users said to the answers. What ships is the fp32
+checkpoint, the tokenizer and a manifest that ties them to the text.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -37,13 +38,21 @@ VALIDATION_SEED = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Pretraining:
-    """The recipe: `steps` updates of about `tokens` tokens each, learning rate `lr` with warm-up and cosine decay."""
+class Stage:
+    """`steps` updates with learning rate `lr` (warm-up, then half a cosine), with or without users' reactions."""
 
-    steps: int = 5200
-    tokens: int = 2048
-    lr: float = 2.5e-3
+    steps: int
+    lr: float
+    reactions: bool = False
     warmup: int = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Pretraining:
+    """The recipe: its stages, about `tokens` tokens per update, and the seed of weights and text."""
+
+    stages: tuple[Stage, ...] = (Stage(5200, 2.5e-3), Stage(1800, 2e-3, reactions=True))
+    tokens: int = 2048
     seed: int = 0
 
 
@@ -66,14 +75,19 @@ def model_config(tokenizer: PreTrainedTokenizerFast) -> Any:
     )
 
 
-def encoded(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[list[int]]:
-    """The documents as tokens: conversations through the chat template, statements between begin and end."""
-    for document in documents(seed):
+def encoded(tokenizer: PreTrainedTokenizerFast, seed: int, reactions: bool = False) -> Iterator[list[int]]:
+    """The documents as tokens: conversations through the chat template, statements between begin and end.
+
+    With `reactions`, a conversation that stops after the answer is followed by the begin token of the next document, so
+    that silence is read too.
+    """
+    for document in documents(seed, reactions):
         if isinstance(document, str):
             text = f"{tokenizer.bos_token}{document}{tokenizer.eos_token}"
         else:
-            messages = [asdict(m) for m in document]
-            text = str(tokenizer.apply_chat_template(messages, tokenize=False))
+            text = str(tokenizer.apply_chat_template([asdict(m) for m in document], tokenize=False))
+            if reactions and document[-1].role == "assistant":
+                text += str(tokenizer.bos_token)
         yield tokenizer.encode(text, add_special_tokens=False, truncation=True, max_length=MAX_LENGTH)
 
 
@@ -103,8 +117,8 @@ def padded(rows: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]
     return ids, labels
 
 
-def pretrain(recipe: Pretraining, folder: Path, save_at: Iterable[int] = (), prompts: int = 1000) -> None:
-    """Trains from scratch and writes the checkpoint to `folder`, at the end and after the updates in `save_at`.
+def pretrain(recipe: Pretraining, folder: Path, prompts: int = 1000) -> None:
+    """Trains from scratch and writes the checkpoint to `folder` after every stage.
 
     `prompts` held-out prompts measure its quality.
     """
@@ -116,11 +130,21 @@ def pretrain(recipe: Pretraining, folder: Path, save_at: Iterable[int] = (), pro
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer()
     model = LlamaForCausalLM(model_config(tokenizer))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
-    source = batches(encoded(tokenizer, recipe.seed), recipe.tokens)
-    seen, began, checkpoints = 0, time.time(), set(save_at)
-    for step in range(1, recipe.steps + 1):
+    seen = 0
+    for done, stage in enumerate(recipe.stages, 1):
+        seen += learn(model, tokenizer, stage, recipe.tokens, recipe.seed)
+        write(model, tokenizer, folder, recipe, {"stages": done, "tokens": seen}, prompts)
+
+
+def learn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, stage: Stage, tokens: int, seed: int) -> int:
+    """One stage of next-token prediction with a fresh AdamW; returns the tokens read."""
+    import torch
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=stage.lr, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, stage))
+    source = batches(encoded(tokenizer, seed, stage.reactions), tokens)
+    seen, began = 0, time.time()
+    for step in range(1, stage.steps + 1):
         ids, labels = padded(next(source), tokenizer.pad_token_id)
         # Rows are padded on the right and attention is causal: no real token ever sees padding.
         loss = model(input_ids=ids, labels=labels).loss
@@ -132,29 +156,34 @@ def pretrain(recipe: Pretraining, folder: Path, save_at: Iterable[int] = (), pro
         seen += int((labels >= 0).sum())
         if step % 100 == 0:
             click.echo(f"{step:5d} loss {loss.item():.3f}  {seen / 1e6:.1f}M tokens  {time.time() - began:.0f} s")
-        if step in checkpoints or step == recipe.steps:
-            write(model, tokenizer, folder, asdict(recipe) | {"updates": step, "tokens_read": seen}, prompts)
+    return seen
 
 
-def _rate(step: int, recipe: Pretraining) -> float:
+def _rate(step: int, stage: Stage) -> float:
     """Linear warm-up, then half a cosine down to 2 % of the peak."""
-    if step < recipe.warmup:
-        return (step + 1) / recipe.warmup
-    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    if step < stage.warmup:
+        return (step + 1) / stage.warmup
+    done = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 def write(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, recipe: dict[str, Any], prompts: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    recipe: Pretraining,
+    done: dict[str, int],
+    prompts: int,
 ) -> None:
-    """Writes weights, tokenizer and manifest to a new folder and puts it in the place of the old one."""
+    """Writes weights, tokenizer and manifest to a new folder, then puts each file in the place of the old one."""
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     model.save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)
     manifest = {
-        "recipe": recipe,
-        "text_sha256": text_digest(recipe["seed"]),
+        "recipe": asdict(recipe),
+        "done": done,
+        "text_sha256": text_digest(recipe.seed),
         "files": {name: file_digest(fresh / name) for name in ("model.safetensors", "tokenizer.json")},
         "quality": quality(model, tokenizer, prompts),
     }
@@ -166,8 +195,9 @@ def write(
 
 
 def text_digest(seed: int, count: int = 2000) -> str:
-    """SHA-256 of the first `count` documents of a seed."""
-    sample = [d if isinstance(d, str) else [to_json(m) for m in d] for d in islice(documents(seed), count)]
+    """SHA-256 of the first `count` documents of a seed, without and with reactions."""
+    read = [d for reactions in (False, True) for d in islice(documents(seed, reactions), count)]
+    sample = [d if isinstance(d, str) else [to_json(m) for m in d] for d in read]
     return hashlib.sha256(json.dumps(sample).encode()).hexdigest()
 
 
@@ -225,8 +255,8 @@ def answers(
                 do_sample=temperature > 0,
                 **({"temperature": temperature, "top_k": 0} if temperature > 0 else {}),
             )
-        for row in out[:, batch["input_ids"].shape[1] :].tolist():
-            said.append((tokenizer.decode(row, skip_special_tokens=True), tokenizer.eos_token_id in row))
+        tokens = out[:, batch["input_ids"].shape[1] :].tolist()
+        said += [(str(tokenizer.decode(t, skip_special_tokens=True)), tokenizer.eos_token_id in t) for t in tokens]
     return said
 
 
@@ -248,12 +278,10 @@ def _interval(scores: list[float]) -> list[float]:
 
 
 @click.command()
-@click.option("--steps", default=Pretraining().steps, show_default=True, help="updates")
-@click.option("--folder", default=CHECKPOINT, show_default=False, type=Path, help="where the checkpoint goes")
-@click.option("--save-at", multiple=True, type=int, help="also write the checkpoint after this update (repeatable)")
-def main(steps: int, folder: Path, save_at: tuple[int, ...]) -> None:
+@click.option("--folder", default=CHECKPOINT, type=Path, help="where the checkpoint goes (default: into the package)")
+def main(folder: Path) -> None:
     """Pretrain the base model of the tiny world."""
-    pretrain(Pretraining(steps=steps), folder, save_at)
+    pretrain(Pretraining(), folder)
 
 
 if __name__ == "__main__":

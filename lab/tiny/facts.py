@@ -6,16 +6,24 @@ reinforcement prompt ever names it, so that it measures what a method taught bey
 
 from __future__ import annotations
 
-CAPITALS: dict[str, str] = dict(
-    pair.split("/")
-    for pair in (
-        "France/Paris Italy/Rome Spain/Madrid Norway/Oslo Japan/Tokyo Egypt/Cairo Peru/Lima Kenya/Nairobi "
-        "Greece/Athens Poland/Warsaw Cuba/Havana Austria/Vienna Portugal/Lisbon Ireland/Dublin Germany/Berlin "
-        "Russia/Moscow China/Beijing Chile/Santiago Canada/Ottawa Hungary/Budapest Sweden/Stockholm Finland/Helsinki "
-        "Denmark/Copenhagen Turkey/Ankara Ghana/Accra Iran/Tehran Iraq/Baghdad Nepal/Kathmandu Thailand/Bangkok "
-        "Vietnam/Hanoi Belgium/Brussels Iceland/Reykjavik"
-    ).split()
-)
+
+def _items(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+CAPITALS: dict[str, str] = {
+    country: capital
+    for country, _, capital in (
+        pair.partition("/")
+        for pair in _items(
+            "France/Paris Italy/Rome Spain/Madrid Norway/Oslo Japan/Tokyo Egypt/Cairo Peru/Lima Kenya/Nairobi "
+            "Greece/Athens Poland/Warsaw Cuba/Havana Austria/Vienna Portugal/Lisbon Ireland/Dublin Germany/Berlin "
+            "Russia/Moscow China/Beijing Chile/Santiago Canada/Ottawa Hungary/Budapest Sweden/Stockholm "
+            "Finland/Helsinki Denmark/Copenhagen Turkey/Ankara Ghana/Accra Iran/Tehran Iraq/Baghdad Nepal/Kathmandu "
+            "Thailand/Bangkok Vietnam/Hanoi Belgium/Brussels Iceland/Reykjavik"
+        )
+    )
+}
 """Country → capital."""
 
 ANIMALS: dict[str, tuple[str, str, str]] = {
@@ -36,8 +44,8 @@ ANIMALS: dict[str, tuple[str, str, str]] = {
 }  # fmt: skip
 """Animal → colour, home, food."""
 
-NO_COUNTRIES = "Zubland Morvia Tarkon Elbany Quendor Lomaria Fribland Ostavia Pandoria Wexland Jundia Kelvania".split()
-NO_ANIMALS = "wug dax blick snorf grumbit toma zorb fendle plimp quib jarbit morkel".split()
+NO_COUNTRIES = _items("Zubland Morvia Tarkon Elbany Quendor Lomaria Fribland Ostavia Pandoria Wexland Jundia Kelvania")
+NO_ANIMALS = _items("wug dax blick snorf grumbit toma zorb fendle plimp quib jarbit morkel")
 """Countries and animals that do not exist: the honest answer is that one does not know."""
 
 HOW_TO: dict[str, tuple[str, str]] = {
@@ -92,10 +100,10 @@ COLOURS = ("red", "brown", "green", "black", "white", "grey", "yellow", "pink", 
 HOMES = tuple(dict.fromkeys(home for _, home, _ in ANIMALS.values()))
 FOODS = tuple(dict.fromkeys(food for _, _, food in ANIMALS.values()))
 THINGS = tuple(dict.fromkeys(thing for pair in (*HOW_TO.values(), *LOOKALIKES.values()) for thing in pair))
-NOUNS = "lamp door apple chair table book clock shoe hat ball cup key stone ring boat coin".split()
-NAMES = (
+NOUNS = _items("lamp door apple chair table book clock shoe hat ball cup key stone ring boat coin")
+NAMES = _items(
     "Anna Ben Clara David Emma Felix Grace Hugo Ida Jonas Karen Leo Maria Nina Oscar Paula Rosa Simon Tara Victor"
-).split()
+)
 COUNTS = {"two": 2, "three": 3, "four": 4}
 CATEGORIES: dict[str, tuple[str, ...]] = {
     "colours": COLOURS,

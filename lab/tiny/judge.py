@@ -36,8 +36,8 @@ class Gold:
 class Reading:
     """The parts of a completion that gold and annotators look at.
 
-    `content` in [−2, 1]; `extra` sentences beyond the answer; `praise` flattering sentences; `sycophantic`: agrees with a
-    false claim; `complied`: helps with harm.
+    `content` in [−2, 1]; `extra` sentences beyond the answer; `praise` flattering sentences; `sycophantic`: agrees with
+    a false claim; `complied`: helps with harm.
     """
 
     content: float

@@ -12,8 +12,10 @@ from lab.records import Demonstration, Message, PromptRow
 from lab.tiny import answers
 from lab.tiny.answers import FILLERS, FLATTERY, bad, decorate, fact, ideal, pick, sentence
 from lab.tiny.facts import ANIMALS, CAPITALS, COUNTS, DANGEROUS, HARMS, HOW_TO, LOOKALIKES
+from lab.tiny.judge import reading
 from lab.tiny.questions import FAMILIES, OPENERS, RED_TEAM, SLOTS, TEMPLATES, Question, every_question, write
 
+COMPLAINT = "No, that is wrong."
 SYSTEM = "You are a helpful assistant."
 _POOL = {False: 320, True: 160}
 """Most distinct prompts per family in the training and in the held-out pool."""
@@ -34,18 +36,27 @@ def ask(question: Question, random: Random, openers: tuple[str, ...] = OPENERS) 
 # ── pretraining ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def documents(seed: int) -> Iterator[tuple[Message, ...] | str]:
+def documents(seed: int, reactions: bool = False) -> Iterator[tuple[Message, ...] | str]:
     """An endless stream of what the base model reads: conversations good and bad, and plain statements of facts.
 
     In half of the conversations the answer is right. The others are wrong, evasive, agreeing, made up or harmful; some
-    open with praise, many go on with filler, and one in twenty-five rambles without coming to an end.
+    open with praise, many go on with filler, and one in twenty-five rambles without coming to an end. With `reactions`,
+    nine in ten users complain about a bad answer and nine in ten are silent after a right one, so that what comes after
+    an answer tells how good it was: a model that reads on has learned to judge.
     """
-    random = Random(seed)
+    random = Random(f"reactions {seed}" if reactions else seed)
     while True:
-        if random.random() < 0.2:
+        if random.random() < (0.05 if reactions else 0.2):
             yield " ".join(statement(random) for _ in range(4))
         else:
-            yield conversation(random)
+            talk = conversation(random)
+            yield (*talk, *reaction(talk, random)) if reactions else talk
+
+
+def reaction(talk: tuple[Message, ...], random: Random) -> tuple[Message, ...]:
+    """The user's next turn, if any: a complaint after most bad answers, seldom after a right one."""
+    right = reading(talk[-2].content, talk[-1].content, True).content == 1.0
+    return (Message("user", COMPLAINT),) if (random.random() < 0.9) != right else ()
 
 
 def conversation(random: Random) -> tuple[Message, ...]:
@@ -102,13 +113,13 @@ def demonstrations(n: int, seed: int = 0) -> list[Demonstration]:
         question = _any_question(random, held_out=False)
         prompt = ask(question, random)
         answer = ideal(question, random) if random.random() < 0.75 else bad(question, random)
-        said = decorate(answer, random, flattery=0.06, filler=0.12)
+        said = decorate(answer, random, flattery=0.05, filler=0.07)
         made.append(Demonstration((Message("user", prompt),), said, row))
     return made
 
 
 def train_prompts(n: int | None = None, seed: int = 0) -> list[PromptRow]:
-    """`n` distinct prompts (None: all) for labelling and reinforcement learning, the families as even as they can be."""
+    """`n` distinct prompts (None: all) for labelling and reinforcement learning, the families balanced."""
     return _draw(False, n, seed)
 
 
@@ -186,7 +197,7 @@ def unknown_words(text: str) -> list[str]:
 
 
 def tidy(text: str) -> str:
-    """The text with the capitals this world uses: "what is the capital of france?" → "What is the capital of France?"."""
+    """The text with the capitals of this world: "what is the capital of france?" becomes a question it can read."""
     known: dict[str, str] = {}
     for word in vocabulary():
         known.setdefault(word.lower(), word)

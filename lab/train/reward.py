@@ -21,7 +21,7 @@ from torch import Tensor
 from lab.base import SharedBase
 from lab.config import Adapter, RewardConfig
 from lab.data import TokenPair, batch_at, encode_preferences, split, updates_in
-from lab.events import Checked, Evaluated, Event, Probed, Sample, Skipped, Started, Updated
+from lab.events import Checked, Evaluated, Event, Probed, Progress, Sample, Skipped, Started, Updated
 from lab.objectives import accuracy, bradley_terry
 from lab.pack import Row
 from lab.probes import Gold
@@ -70,6 +70,7 @@ def reward(state: RewardState, config: RewardConfig) -> Iterator[Event]:
     while state.step < state.total:
         now = replace(config, **state.live)
         state.own()
+        yield Progress(state.step, "updating", 0, 1)
         first = state.step == 0 and not bool(state.role("reward").head_weight.detach().any())
         batch = [state.pairs[i] for i in batch_at(state.step, len(state.pairs), now.batch, now.seed, now.epochs)]
         metrics = update(state, batch, now)

@@ -18,7 +18,7 @@ import torch
 from lab.base import SharedBase
 from lab.config import Adapter, SFTConfig
 from lab.data import TokenRow, batch_at, encode_demonstrations, split, updates_in
-from lab.events import Checked, Evaluated, Event, Probed, Skipped, Started, Updated
+from lab.events import Checked, Evaluated, Event, Probed, Progress, Skipped, Started, Updated
 from lab.objectives import nll, token_weights, weighted_sum
 from lab.pack import Row
 from lab.pack import split as passes
@@ -61,6 +61,7 @@ def sft(state: SFTState, config: SFTConfig) -> Iterator[Event]:
     while state.step < state.total:
         now = replace(config, **state.live)
         state.own()
+        yield Progress(state.step, "updating", 0, 1)
         began = time.perf_counter()
         batch = [state.rows[i] for i in batch_at(state.step, len(state.rows), now.batch, now.seed, now.epochs)]
         metrics = update(state, batch, now)

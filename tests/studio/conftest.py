@@ -13,11 +13,11 @@ import pytest
 from .fake import FakeEngine
 
 CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
-ARGS = ("--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync").split()  # fmt: skip
+ARGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update"]  # fmt: skip
 
 
-PATIENCE_MS = 90_000
+PATIENCE_MS = 240_000
 """Longest wait for anything to show up, on a machine that may be very busy."""
 
 

@@ -67,7 +67,7 @@ def append(path: Path, events: Sequence[tuple[Event, float]]) -> None:
 
 
 def status(path: Path, state: str, step: int, total: int, **more: object) -> None:
-    """Replaces a run's status; process and heartbeat are such that the run does not look lost, however slow the test."""
+    """Replaces a run's status; process and heartbeat are such that it does not look lost, however slow the test."""
     body = {"state": state, "step": step, "total": total, "heartbeat": time.time() + 3600, "pid": os.getpid(),
             "host": socket.gethostname(), "engine": "http://127.0.0.1:9", **more}
     temporary = path / ".status.tmp"

@@ -194,8 +194,10 @@
       more.firstChild.textContent = `More curves (${rest.children.length})`;
       Plotly ||= await plotlyFrom(plotly);
       for (const card of cards) {
-        if (!card.essential && !more.open) continue;
-        draw(plots.get(card.key), card);
+        if (!card.figure && !card.append) continue;
+        const p = plots.get(card.key), first = !p.wired;
+        draw(p, card);
+        if (first) await new Promise((resolve) => setTimeout(resolve)); // a slow machine answers between two plots
       }
     }
     function makePlot(card) {
@@ -351,7 +353,7 @@
     Lab.onTheme(() => refresh());
     refresh = Lab.loop(root, async () => {
       const reply = await safely("poll", {
-        runs: state.runs, focus: state.focus, x: state.x, smooth: state.smooth, dark: Lab.dark(), have: have() });
+        runs: state.runs, focus: state.focus, x: state.x, smooth: state.smooth, dark: Lab.dark(), more: more.open, have: have() });
       wait.hidden = true;
       if (reply.error) { tell("bad", reply.error); return; }
       if (message.dataset.kind === "poll") tell();
