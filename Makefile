@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
 ARGS ?=
 PYTEST_ARGS ?=
 .DEFAULT_GOAL := help
@@ -32,8 +32,8 @@ endif
 # --- for those who change something ----------------------------------------------------------------------------------
 
 check: $(VENV)/.dev ## ruff format, ruff check, pyright
-	@$(BIN)/ruff format --check --quiet . || { echo "make format mends the layout of:"; $(BIN)/ruff format --check .; exit 1; }
-	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --output-format concise . || { echo "make format mends the layout." >&2; exit 1; }
+	@$(BIN)/ruff check .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.dev ## lays the code out and mends what ruff can mend
@@ -53,8 +53,8 @@ gpu: $(VENV)/.dev ## the tests that need an NVIDIA GPU
 world: $(VENV)/.dev ## pretrains the tiny world's base again (about 25 minutes on two cores)
 	@$(BIN)/python -m lab.tiny.build $(ARGS)
 
-notebooks: $(VENV)/.dev ## makes the notebooks from their scripts and runs them
-	@$(BIN)/jupytext --quiet --to ipynb --execute notebooks/*.py
+notebooks: $(VENV)/.dev ## makes the notebooks from their sources
+	@$(BIN)/python -m notebooks.build $(ARGS)
 
 readme: $(VENV)/.dev ## draws the README's tables of settings again
 	@$(BIN)/python tests/house.py

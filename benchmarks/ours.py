@@ -1,9 +1,11 @@
-"""This library as a contender: python -m benchmarks.ours <work> sft|reward|ppo|ppo-4|rollout."""
+"""This library as a contender: python -m benchmarks.ours <work> sft|reward|ppo|ppo-4|ppo-ragged|rollout."""
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from lab.config import PPOConfig, RewardConfig, SFTConfig
 from lab.data import TokenPair, TokenPrompt, TokenRow
 from lab.events import Updated
 from lab.records import Rollout
+from lab.sample import stream
 from lab.saving import load_role
 from lab.train import ppo as ppo_story
 from lab.train import reward as reward_story
@@ -110,19 +113,20 @@ def in_file_order(state: Any, field: str, config: Any) -> Any:
     return state
 
 
-def ppo(work: Path, turn: Turn, epochs: int = 1) -> None:
+def ppo(work: Path, turn: Turn, epochs: int = 1, ragged: bool = False) -> None:
     facts, rows = read_facts(work), read_rows(work)
     base = base_with(work, facts, ("policy", "fresh", False), ("reward", "adapter", True))
+    if not ragged:
+        base.chat = replace(base.chat, stop_ids=frozenset())  # every completion takes all its tokens
     n = facts["batch"]
     config = PPOConfig(steps=10_000, batch=n, epochs=epochs, max_new_tokens=facts["max_new_tokens"], kl=0.05, clip=0.2,
-                       temperature=1.0, missing_end=1.0, **NEVER)  # fmt: skip
-    state = ppo_story.start(base, [], config) if False else _ppo_state(base, rows["prompts"], config)
-    check = PPOConfig(**{**vars(config), "missing_end": 0.0, "reward_clip": 0.0, "max_grad_norm": 0.0, "epochs": 1})
+                       temperature=1.0, missing_end=1.0 if ragged else 0.0, **NEVER)  # fmt: skip
+    state = _ppo_state(base, rows["prompts"], config)
+    check = replace(config, missing_end=0.0, reward_clip=0.0, max_grad_norm=0.0, epochs=1)
     state.own()
     batch = ppo_story.experience(state, check, fixed_completions(rows["prompts"][:n]))
-    index = torch.arange(n)
     weights = ppo_story.token_weights(batch.mask, "token_mean", batch.kept)
-    losses = ppo_story._pass(state, check, batch, index, weights)
+    losses = ppo_story._pass(state, check, batch, torch.arange(n), weights)
     (losses["policy_loss"] + check.value_coef * losses["value_loss"]).backward()
     note_gradients(base, work, "ppo-ours", state.roles["policy"], state.roles["value"])
     for name in ("policy", "value"):
@@ -136,7 +140,9 @@ def _ppo_state(base: SharedBase, prompts: list[list[int]], config: PPOConfig) ->
     names = {"policy": "policy", "value": "value", "reference": "reference", "reward": "reward"}
     base.fork("policy", "reference", head=False)
     base.fork("reward", "value")
-    state = ppo_story.PPOState(base, names, ("policy", "value"), config.steps, numbers={"beta": config.kl, "updates": 0.0})
+    state = ppo_story.PPOState(
+        base, names, ("policy", "value"), config.steps, numbers={"beta": config.kl, "updates": 0.0}
+    )
     state.prompts = [TokenPrompt(text, tuple(p)) for text, p in zip(texts, prompts, strict=True)]
     return state
 
@@ -148,8 +154,6 @@ def fixed_completions(prompts: list[list[int]], length: int = 8) -> list[Rollout
 
 
 def rollout(work: Path, turn: Turn) -> None:
-    from lab.sample import sample, stream
-
     facts, prompts = read_facts(work), read_rows(work)["prompts"]
     base = base_with(work, facts, ("policy", "adapter", False))
     batch = [tuple(p) for p in prompts[:64]]
@@ -162,9 +166,8 @@ def rollout(work: Path, turn: Turn) -> None:
                 rows[row].append(token)
         return rows
 
-    assert sample is not None
     turn.ready(greedy=run(0.0, 0))
-    for seed in range(1_000_000):
+    for seed in itertools.count():
         turn.wait()
         rows = run(1.0, seed)
         turn.done(tokens=sum(map(len, rows)), longest=max(map(len, rows)))
@@ -173,7 +176,14 @@ def rollout(work: Path, turn: Turn) -> None:
 def main() -> None:
     work, what = Path(sys.argv[1]), sys.argv[2]
     turn = Turn()
-    {"sft": sft, "reward": reward, "ppo": ppo, "ppo-4": lambda w, t: ppo(w, t, 4), "rollout": rollout}[what](work, turn)
+    {
+        "sft": sft,
+        "reward": reward,
+        "ppo": ppo,
+        "ppo-4": lambda w, t: ppo(w, t, 4),
+        "ppo-ragged": lambda w, t: ppo(w, t, 1, True),
+        "rollout": rollout,
+    }[what](work, turn)
 
 
 if __name__ == "__main__":

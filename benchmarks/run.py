@@ -1,8 +1,8 @@
 """Speed against the peers on the CPU: python -m benchmarks.run [--only sft --only ppo] [--blocks 5] [--threads 2].
 
-For every row both contenders do the same work, checked first: the same loss to 1e-3 and the same gradient to a cosine of
-0.999 (rollouts: the same greedy tokens). Then they take turns, A B A B, one step each. The ratio is that of the medians
-of all steps; its range is over blocks of turns. A ratio under its gate makes the exit code 1.
+For every row both contenders do the same work, checked first: the same loss to 1e-3 and the same gradient to a cosine
+of 0.999 (rollouts: the same greedy tokens). Then they take turns, A B A B, one step each. The ratio is that of the
+medians of all steps; its range is over blocks of turns. A ratio under its gate makes the exit code 1.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Race:
 RACES = (
     Race("sft", "SFT update, 32 rows", "TRL 1.16 SFTTrainer", "benchmarks.trl_now", 1.3, 1.6),
     Race("reward", "reward-model update, 32 pairs", "TRL 1.16 RewardTrainer", "benchmarks.trl_now", 1.6, 1.9),
-    Race("ppo", "PPO step, 32 completions, one pass", "TRL 0.29.1 PPOTrainer", "benchmarks.trl_ppo", 2.0, 3.0, old=True),
-    Race("ppo-4", "PPO step, 32 completions, four passes", "TRL 0.29.1 PPOTrainer", "benchmarks.trl_ppo", 1.6, 2.2,
-         old=True),
+    Race("ppo", "PPO step, 32 × 32 tokens, one pass", "TRL 0.29.1 PPOTrainer", "benchmarks.trl_ppo", 2.0, 3.0, True),
+    Race("ppo-4", "the same, four passes", "TRL 0.29.1 PPOTrainer", "benchmarks.trl_ppo", 1.6, 2.2, True),
+    Race("ppo-ragged", "PPO step, ragged ends", "TRL 0.29.1 PPOTrainer", "benchmarks.trl_ppo", 2.0, 3.0, True),
     Race("rollout", "rollout of 64 prompts, ragged ends", "transformers generate, NF4 + PEFT", "benchmarks.trl_now",
          2.6, 3.5),
 )  # fmt: skip
@@ -165,7 +165,9 @@ def table(outcomes: list[Outcome]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    grid = Table("measure", "against", "ours", "theirs", "ratio", "blocks", "cpu ratio", "gate", "target", "same work", "")
+    grid = Table(
+        "measure", "against", "ours", "theirs", "ratio", "blocks", "cpu ratio", "gate", "target", "same work", ""
+    )
     for o in outcomes:
         race = next(r for r in RACES if r.name == o.name)
         unit, scale = (" ms", 1e3) if o.name != "rollout" else (" µs/token", 1e6)
@@ -189,7 +191,9 @@ def passes(outcome: Outcome) -> bool:
 @click.option("--blocks", default=5, show_default=True, help="blocks of turns, whose ratios give the range")
 @click.option("--block", default=4, show_default=True, help="turns in a block")
 @click.option("--warm", default=3, show_default=True, help="steps of each before timing")
-@click.option("--threads", default=min(2, os.cpu_count() or 1), show_default=True, help="torch threads of each contender")
+@click.option(
+    "--threads", default=min(2, os.cpu_count() or 1), show_default=True, help="torch threads of each contender"
+)
 def main(only: tuple[str, ...], blocks: int, block: int, warm: int, threads: int) -> None:
     """Measures this library against TRL and transformers."""
     races = [r for r in RACES if not only or r.name in only]

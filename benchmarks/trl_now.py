@@ -1,4 +1,6 @@
-"""TRL's present release and transformers' generate as contenders: python -m benchmarks.trl_now <work> sft|reward|rollout.
+"""TRL's present release and transformers' generate as contenders.
+
+    python -m benchmarks.trl_now <work> sft|reward|rollout
 
 The trainers run their own `train()`, from fetching the rows to the optimizer's step; a callback hands over the turn.
 Their adapters are kept in float32, as ours are, though TRL stores those of a quantised model in bfloat16: bfloat16 is
@@ -39,7 +41,9 @@ def gradients(model: Any, role: str) -> dict[str, np.ndarray]:
     for path, module in model.named_modules():
         if hasattr(module, "lora_A") and "default" in module.lora_A:
             for letter, part in (("A", module.lora_A), ("B", module.lora_B)):
-                found[f"{role}.{path.split('layers.')[1]}.{letter}"] = part["default"].weight.grad.detach().clone().numpy()
+                found[f"{role}.{path.split('layers.')[1]}.{letter}"] = (
+                    part["default"].weight.grad.detach().clone().numpy()
+                )
     return found
 
 
@@ -92,7 +96,9 @@ def sft(work: Path, turn: Turn) -> None:
     from trl import SFTConfig, SFTTrainer
 
     facts, rows = read_facts(work), read_rows(work)["sft"]
-    model = PeftModel.from_pretrained(quantised(AutoModelForCausalLM, facts["model"]), work / "adapter", is_trainable=True)
+    model = PeftModel.from_pretrained(
+        quantised(AutoModelForCausalLM, facts["model"]), work / "adapter", is_trainable=True
+    )
     data = Dataset.from_list([{"input_ids": p + c, "labels": [-100] * len(p) + c} for p, c in rows])
     trainer = SFTTrainer(model, SFTConfig(**settings(facts, work, 2e-4)), train_dataset=data,
                          processing_class=AutoTokenizer.from_pretrained(facts["model"]))  # fmt: skip

@@ -1,4 +1,6 @@
-"""TRL 0.29.1's PPOTrainer, the last release that had one, as a contender: python -m benchmarks.trl_ppo <work> ppo|ppo-4.
+"""TRL 0.29.1's PPOTrainer, the last release that had one, as a contender:
+
+    python -m benchmarks.trl_ppo <work> ppo|ppo-4|ppo-ragged
 
 Runs in an environment of its own. Policy, value and reward are NF4 models with rank-8 adapters on all linear layers, as
 ours are; the reference is the policy with its adapter off, TRL's cheapest way.
@@ -24,6 +26,7 @@ class Turns(TrainerCallback):
 
     def __init__(self, turn: Turn, restore: Any, losses: dict[str, float]) -> None:
         self.turn, self.restore, self.losses, self.first = turn, restore, losses, True
+        self.width: list[int] = []  # tokens in which the latest completions were sampled, padding included
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         if self.first:
@@ -31,27 +34,31 @@ class Turns(TrainerCallback):
             self.first = False
             self.turn.ready(**self.losses)
         else:
-            self.turn.done()
+            self.turn.done(width=self.width[-1])
         self.turn.wait()
 
 
-def trainer_for(work: Path, facts: dict[str, Any], epochs: int) -> Any:
+def trainer_for(work: Path, facts: dict[str, Any], epochs: int, ragged: bool) -> Any:
     from datasets import Dataset
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(facts["model"], padding_side="left")
-    policy = PeftModel.from_pretrained(quantised(AutoModelForCausalLM, facts["model"]), work / "fresh", is_trainable=True)
+    policy = PeftModel.from_pretrained(
+        quantised(AutoModelForCausalLM, facts["model"]), work / "fresh", is_trainable=True
+    )
     value, reward = (with_adapter(quantised(AutoModelForSequenceClassification, facts["model"], num_labels=1), work,
                                   "adapter") for _ in range(2))  # fmt: skip
     reward.requires_grad_(False)
     data = Dataset.from_list([{"input_ids": p} for p in read_rows(work)["prompts"]])
     config = PPOConfig(
         output_dir=str(work / "trl029"), use_cpu=True, bf16=False, per_device_train_batch_size=facts["batch"],
-        gradient_accumulation_steps=1, num_mini_batches=1, num_ppo_epochs=epochs, total_episodes=10_000 * facts["batch"],
-        response_length=facts["max_new_tokens"], stop_token="eos", missing_eos_penalty=1.0, temperature=1.0, kl_coef=0.05,
-        learning_rate=1e-5, lr_scheduler_type="constant", num_sample_generations=0, gradient_checkpointing=False,
+        gradient_accumulation_steps=1, num_mini_batches=1, num_ppo_epochs=epochs,
+        total_episodes=10_000 * facts["batch"], stop_token="eos" if ragged else None,
+        response_length=facts["max_new_tokens"], missing_eos_penalty=1.0 if ragged else None, temperature=1.0,
+        kl_coef=0.05, learning_rate=1e-5, lr_scheduler_type="constant", num_sample_generations=0,
+        gradient_checkpointing=False,
         report_to="none", logging_strategy="no", save_strategy="no", disable_tqdm=True, dataloader_pin_memory=False,
         seed=0,
     )  # fmt: skip
@@ -82,7 +89,11 @@ def check_step(trainer: Any, work: Path) -> tuple[Any, dict[str, float]]:
     def noting(*args: Any, **options: Any) -> Any:
         if not (work / "ppo-theirs.npz").exists():
             wrapper = trainer.accelerator.unwrap_model(trainer.model)
-            np.savez(work / "ppo-theirs.npz", **gradients(wrapper.policy, "policy"), **gradients(wrapper.value_model, "value"))
+            np.savez(
+                work / "ppo-theirs.npz",
+                **gradients(wrapper.policy, "policy"),
+                **gradients(wrapper.value_model, "value"),
+            )
             for group in trainer.optimizer.param_groups:
                 group["lr"] = 0.0
         return step(*args, **options)
@@ -106,11 +117,27 @@ def check_step(trainer: Any, work: Path) -> tuple[Any, dict[str, float]]:
     return restore, losses
 
 
+def note_widths(widths: list[int]) -> None:
+    """Notes how long every generation is, also those of the check."""
+    import trl.experimental.ppo.ppo_trainer as module
+
+    generate = module.generate
+
+    def noting(model: Any, queries: torch.Tensor, *args: Any) -> Any:
+        whole, logits = generate(model, queries, *args)
+        widths.append(whole.shape[1] - queries.shape[1])
+        return whole, logits
+
+    module.generate = noting
+
+
 def main() -> None:
     work, what = Path(sys.argv[1]), sys.argv[2]
     turn = Turn()
-    trainer = trainer_for(work, read_facts(work), 4 if what == "ppo-4" else 1)
-    trainer.add_callback(Turns(turn, *check_step(trainer, work)))
+    trainer = trainer_for(work, read_facts(work), 4 if what == "ppo-4" else 1, what == "ppo-ragged")
+    turns = Turns(turn, *check_step(trainer, work))
+    trainer.add_callback(turns)
+    note_widths(turns.width)
     trainer.train()
 
 

@@ -59,8 +59,15 @@ class Contender:
                    TRL_EXPERIMENTAL_SILENCE="1", CUDA_VISIBLE_DEVICES="")  # fmt: skip
         self.log = work / f"{module.rpartition('.')[2]}-{'-'.join(arguments)}.log"
         self._errors = self.log.open("w")
-        self._process = subprocess.Popen([str(python), "-m", module, str(work), *arguments], cwd=ROOT, env=env, text=True,
-                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors)  # fmt: skip
+        self._process = subprocess.Popen(
+            [str(python), "-m", module, str(work), *arguments],
+            cwd=ROOT,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
         self.facts: dict[str, Any] = {}
 
     def start(self) -> dict[str, Any]:
@@ -93,5 +100,7 @@ class Contender:
         if not line:
             self._process.wait()
             tail = "\n".join(self.log.read_text().splitlines()[-12:])
-            raise ContenderError(f"{self.log.stem} ended with code {self._process.returncode}. The end of its log:\n{tail}")
+            raise ContenderError(
+                f"{self.log.stem} ended with code {self._process.returncode}. The end of its log:\n{tail}"
+            )
         return json.loads(line)

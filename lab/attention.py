@@ -18,10 +18,10 @@ NAME = "lab_tree"
 
 @dataclass
 class KVCache:
-    """Keys and values of R rows being decoded, one pair of (R, H_kv, capacity, D) tensors a layer.
+    """Keys and values of R rows being decoded, one pair of (R, capacity, H_kv, D) tensors a layer.
 
     `lengths` (R,) counts the tokens stored for each row; a decoding step writes there and attends to everything before
-    and including it. Rows that ended are dropped with `keep`.
+    and including it. Rows that ended are dropped with `keep`. `step` comes before a decoding step, `grown` after it.
     """
 
     capacity: int
@@ -30,27 +30,52 @@ class KVCache:
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
     reach: int = 0  # longest row after the coming write: how much of the capacity a step must read
+    places: Tensor | None = None  # (R,) where the coming tokens go in a layer's store seen as (R · capacity, H_kv · D)
+    masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
 
     def keep(self, index: Tensor) -> None:
         """Keeps only the rows `index`, in that order."""
         self.lengths = self.lengths[index]
+        self.reach = int(self.lengths.max())
         for store in (self.keys, self.values):
             for layer in store:
                 store[layer] = store[layer].index_select(0, index)
 
     def fill(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Stores the prompts' keys and values (P, H_kv, T, D), repeated to the rows that continue each prompt."""
+        """Stores the prompts' keys and values (P, T, H_kv, D), repeated to the rows that continue each prompt."""
         for store, new in ((self.keys, keys), (self.values, values)):
-            full = new.new_zeros(len(self.rows), new.shape[1], self.capacity, new.shape[3])
-            full[:, :, : new.shape[2]] = new.index_select(0, self.rows)
+            full = new.new_zeros(len(self.rows), self.capacity, *new.shape[2:])
+            full[:, : new.shape[1]] = new.index_select(0, self.rows)
             store[layer] = full
 
+    def step(self) -> None:
+        """Finds where every row's next token goes. A row that is full writes over its own last token: it has ended."""
+        self.lengths = torch.clamp(self.lengths, max=self.capacity - 1)
+        self.reach = min(self.reach + 1, self.capacity)
+        self.places = torch.arange(len(self.lengths), device=self.lengths.device) * self.capacity + self.lengths
+        self.masks.clear()
+
+    def grown(self) -> None:
+        """Every row is one token longer."""
+        self.lengths = self.lengths + 1
+
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores one new token a row, (R, H_kv, D) each, and gives back what the step attends to."""
-        at = torch.arange(len(self.lengths), device=keys.device)
-        self.keys[layer][at, :, self.lengths] = keys
-        self.values[layer][at, :, self.lengths] = values
-        return self.keys[layer][:, :, : self.reach], self.values[layer][:, :, : self.reach]
+        """Stores one new token a row, (R, H_kv, D) each, and gives back what the step attends to, (R, H_kv, T, D)."""
+        assert self.places is not None
+        for store, new in ((self.keys, keys), (self.values, values)):
+            store[layer].flatten(0, 1).index_copy_(0, self.places, new)
+        return tuple(store[layer][:, : self.reach].transpose(1, 2) for store in (self.keys, self.values))
+
+    def seen(self, window: int | None, like: Tensor) -> Tensor:
+        """(R, 1, 1, T) 0 where the coming token looks, −∞ elsewhere: back to its row's start, or `window` tokens."""
+        key = (window, like.dtype)
+        if key not in self.masks:
+            t = torch.arange(self.reach, device=like.device)
+            hidden = t > self.lengths[:, None]
+            if window is not None:
+                hidden |= t <= self.lengths[:, None] - window
+            self.masks[key] = like.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)[:, None, None]
+        return self.masks[key]
 
 
 class _Gather(torch.autograd.Function):
@@ -104,14 +129,14 @@ def tree_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
     assert owner is not None
     flat = torch.cat([view.reshape(-1) for view in views]) if len(views) > 1 else views[0].reshape(-1)
     # The places that share a token answer for nobody, so no gradient comes back to their queries.
-    q, k, v = (_Gather.apply(x[0].transpose(0, 1), flat, owner, more)
+    q, k, v = (_Gather.apply(x.squeeze(0).transpose(0, 1), flat, owner, more)
                for x, more in ((query, None), (key, shared), (value, shared)))  # fmt: skip
     sizes = [view.numel() for view in views]
     outputs = []
     for view, *parts in zip(views, *(x.split(sizes) for x in (q, k, v)), strict=True):
         qr, kr, vr = (x.view(*view.shape, *x.shape[1:]).transpose(1, 2) for x in parts)  # (R, H, T, D)
         if cache is not None:
-            cache.fill(layer, kr, vr)
+            cache.fill(layer, kr.transpose(1, 2), vr.transpose(1, 2))
         mask = _window(view.shape[1], sliding_window, query.device)
         out = F.scaled_dot_product_attention(qr, kr, vr, attn_mask=mask, is_causal=mask is None, scale=scaling,
                                              enable_gqa=qr.shape[1] != kr.shape[1])
@@ -131,12 +156,8 @@ def _decode(layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: floa
             window: int | None) -> Tensor:
     """One new token for every row of the cache: the packed axis is the row axis. The window counts back from it."""
     keys, values = cache.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
-    t = torch.arange(keys.shape[2], device=keys.device)
-    seen = t <= cache.lengths[:, None]
-    if window is not None:
-        seen &= t > cache.lengths[:, None] - window
     out = F.scaled_dot_product_attention(query[0].transpose(0, 1)[:, :, None], keys, values,
-                                         attn_mask=seen[:, None, None], scale=scaling,
+                                         attn_mask=cache.seen(window, query), scale=scaling,
                                          enable_gqa=query.shape[1] != keys.shape[1])
     return out[:, :, 0][None]
 

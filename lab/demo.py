@@ -26,9 +26,9 @@ from lab.sample import sample
 OnEvent = Callable[[str, Event], None]
 OnProgress = Callable[[str, int, int], None]
 
-SFT = SFTConfig(lr=2e-3, batch=32, epochs=1.0, eval_every=20, probe_every=20, save_every=0)
-REWARD = RewardConfig(lr=1e-3, head_lr=1e-3, batch=32, epochs=1.0, eval_every=20, probe_every=0, save_every=0)
-PPO = PPOConfig(steps=60, lr=1e-3, value_lr=1e-3, value_head_lr=1e-3, batch=64, epochs=2, minibatches=1, kl=0.05,
+SFT = SFTConfig(lr=3e-3, batch=32, epochs=1.0, eval_every=20, probe_every=20, save_every=0)
+REWARD = RewardConfig(lr=3e-3, head_lr=3e-3, batch=32, epochs=1.0, eval_share=0.08, eval_every=25, probe_every=0, save_every=0)
+PPO = PPOConfig(steps=50, lr=3e-3, value_lr=3e-3, value_head_lr=3e-3, batch=64, epochs=2, minibatches=1, kl=0.2,
                 missing_end=1.0, max_new_tokens=tiny.MAX_NEW_TOKENS, probe_every=10, save_every=10)  # fmt: skip
 
 
@@ -36,8 +36,8 @@ PPO = PPOConfig(steps=60, lr=1e-3, value_lr=1e-3, value_head_lr=1e-3, batch=64, 
 class Plan:
     """How large the demonstration is. `annotator` judges the pairs; `heldout` prompts make the table."""
 
-    demonstrations: int = 1500
-    comparisons: int = 3000
+    demonstrations: int = 2000
+    comparisons: int = 4000
     heldout: int = 1000
     annotator: str = tiny.DEFAULT_ANNOTATOR
     adapter: Adapter = Adapter(rank=16, alpha=32)
@@ -88,7 +88,7 @@ def run_demo(engine: Engine, desk: Desk, plan: Plan, on_event: OnEvent = lambda 
     prompts = [p.prompt for p in tiny.train_prompts(seed=plan.seed)]
     judged = ask(lambda: compare(
         base, launch.role_name(sft.id), prompts, tiny.ANNOTATORS[plan.annotator], plan.comparisons,
-        max_new_tokens=tiny.MAX_NEW_TOKENS, seed=plan.seed, per_prompt=4,
+        max_new_tokens=tiny.MAX_NEW_TOKENS, seed=plan.seed, per_prompt=2,
         on_progress=lambda done, of: on_progress("comparing answers", done, of))).result()  # fmt: skip
     start, parent = launch.find_role(root, sft.id)
     reward = launch.new_run(root, "reward", plan.reward, setup, judged.preferences, {"reward": start},

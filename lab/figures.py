@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -52,8 +53,13 @@ GROUPS: tuple[Group, ...] = (
     Group("KL to the reference", ("kl",), "nats per completion", "", True),
     Group("Loss", ("loss", "eval_loss"), "nats", "solid: training; dashed: held out", True),
     Group("Token accuracy", ("token_accuracy", "eval_token_accuracy"), "share", "dashed: held out", True),
-    Group("Accuracy", ("accuracy", "eval_accuracy", "gold_accuracy"), "share of pairs",
-          "dashed: held out; dotted: true score", True),
+    Group(
+        "Accuracy",
+        ("accuracy", "eval_accuracy", "gold_accuracy"),
+        "share of pairs",
+        "dashed: held out; dotted: true score",
+        True,
+    ),
     Group("Margin", ("margin",), "reward", "chosen minus rejected", True),
     Group("Length", ("length",), "tokens per completion", "", True),
     Group("Entropy", ("entropy",), "nats per token", "", True),
@@ -148,14 +154,41 @@ def traces(follower: Follower, group: Group, colour: str, smoothing: float = 0.0
         pen = {"color": colour, "dash": DASHES[i % len(DASHES)]}
         base = {"type": "scatter", "x": xs[::every], "customdata": steps[::every], "legendgroup": run}
         if weight:
-            out.append({**base, "y": ys[::every], "mode": "lines", "line": {**pen, "width": 1, "dash": "solid"},
-                        "opacity": 0.28, "hoverinfo": "skip", "showlegend": False, "uid": f"{run}:{name}:raw"})
-        out.append({**base, "y": smooth(ys, weight)[::every], "name": f"{run} {name}", "showlegend": False,
-                    "mode": "lines+markers" if sparse else "lines",
-                    "text": [_error(follower.metrics[s], name) for s in steps[::every]], "marker": {"size": 6},
-                    "line": {**pen, "width": 2.2}, "uid": f"{run}:{name}",
-                    "hovertemplate": f"%{{y:.4~g}}%{{text}}<extra>{_plain(run)} {_plain(name)}</extra>"})
+            out.append(
+                {
+                    **base,
+                    "y": ys[::every],
+                    "mode": "lines",
+                    "line": {**pen, "width": 1, "dash": "solid"},
+                    "opacity": 0.28,
+                    "hoverinfo": "skip",
+                    "showlegend": False,
+                    "uid": uid(run, name, "raw"),
+                }
+            )
+        out.append(
+            {
+                **base,
+                "y": smooth(ys, weight)[::every],
+                "name": f"{run} {name}",
+                "showlegend": False,
+                "mode": "lines+markers" if sparse else "lines",
+                "text": [_error(follower.metrics[s], name) for s in steps[::every]],
+                "marker": {"size": 6},
+                "line": {**pen, "width": 2.2},
+                "uid": uid(run, name),
+                "hovertemplate": f"%{{y:.4~g}}%{{text}}<extra>{_plain(run)} {_plain(name)}</extra>",
+            }
+        )
     return out
+
+
+def uid(*parts: str) -> str:
+    """The name of a line: its parts joined by two underscores, other signs than letters and digits as their number.
+
+    plotly.js uses it inside a CSS selector, and fails on a colon or a dot.
+    """
+    return "__".join(re.sub(r"[^\w-]", lambda m: f"_{ord(m[0]):x}_", part) for part in parts)
 
 
 def _error(row: Mapping[str, float], name: str) -> str:
@@ -166,19 +199,44 @@ def _error(row: Mapping[str, float], name: str) -> str:
 def look(dark: bool = False) -> dict[str, Any]:
     """The layout every figure shares: quiet grid, small margins, no background of its own."""
     ink, grid = ("#b9bec9", "rgba(255,255,255,.09)") if dark else ("#5a6070", "rgba(20,25,40,.09)")
-    axis = {"gridcolor": grid, "zerolinecolor": grid, "linecolor": grid, "automargin": True, "nticks": 6,
-            "spikecolor": ink, "spikethickness": -1, "spikedash": "dot"}
-    hover = {"bgcolor": "#23262f" if dark else "#ffffff", "bordercolor": grid,
-             "font": {"color": "#eceef3" if dark else "#1d2029", "size": 13}}
+    axis = {
+        "gridcolor": grid,
+        "zerolinecolor": grid,
+        "linecolor": grid,
+        "automargin": True,
+        "nticks": 6,
+        "spikecolor": ink,
+        "spikethickness": -1,
+        "spikedash": "dot",
+    }
+    hover = {
+        "bgcolor": "#23262f" if dark else "#ffffff",
+        "bordercolor": grid,
+        "font": {"color": "#eceef3" if dark else "#1d2029", "size": 13},
+    }
     return {
-        "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "colorway": list(DARK if dark else LIGHT),
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "colorway": list(DARK if dark else LIGHT),
         "font": {"family": "IBM Plex Sans, system-ui, sans-serif", "size": 12, "color": ink},
-        "margin": {"l": 8, "r": 10, "t": 8, "b": 8}, "xaxis": axis, "yaxis": dict(axis), "hovermode": "x unified",
-        "hoverlabel": hover, "showlegend": False, "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": ink}}
+        "margin": {"l": 8, "r": 10, "t": 8, "b": 8},
+        "xaxis": axis,
+        "yaxis": dict(axis),
+        "hovermode": "x unified",
+        "hoverlabel": hover,
+        "showlegend": False,
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": ink},
+    }
 
 
-def curve(followers: Sequence[Follower], group: Group, smoothing: float = 0.0, x: XAxis = "step", dark: bool = False,
-          palette: Mapping[str, str] | None = None) -> dict[str, Any]:
+def curve(
+    followers: Sequence[Follower],
+    group: Group,
+    smoothing: float = 0.0,
+    x: XAxis = "step",
+    dark: bool = False,
+    palette: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """One small multiple as JSON (`data`, `layout`): a group's metrics of every run on one pair of axes.
 
     `go.Figure(curve(…))` is the figure. A page that redraws many of them every second is spared plotly's validation,
@@ -191,13 +249,23 @@ def curve(followers: Sequence[Follower], group: Group, smoothing: float = 0.0, x
 
 def _titled(layout: dict[str, Any], x_title: str, revision: str) -> dict[str, Any]:
     """The layout of one small multiple; a zoom survives new data as long as `revision` stays."""
-    axis = {**layout["xaxis"], "title": {"text": x_title, "font": {"size": 12}, "standoff": 6},
-            "unifiedhovertitle": {"text": f"{x_title.split(' ')[0]} %{{x:.4~g}}"}}
+    axis = {
+        **layout["xaxis"],
+        "title": {"text": x_title, "font": {"size": 12}, "standoff": 6},
+        "unifiedhovertitle": {"text": f"{x_title.split(' ')[0]} %{{x:.4~g}}"},
+    }
     return {**layout, "height": 230, "uirevision": revision, "xaxis": axis}
 
 
-def curves(followers: Sequence[Follower], names: Sequence[str] | None = None, smoothing: float = 0.0, x: XAxis = "step",
-           dark: bool = False, columns: int = 3, palette: Mapping[str, str] | None = None) -> go.Figure:
+def curves(
+    followers: Sequence[Follower],
+    names: Sequence[str] | None = None,
+    smoothing: float = 0.0,
+    x: XAxis = "step",
+    dark: bool = False,
+    columns: int = 3,
+    palette: Mapping[str, str] | None = None,
+) -> go.Figure:
     """Small multiples of the groups that hold one of `names` (the essential ones if None), x axes linked."""
     from plotly.subplots import make_subplots
 
@@ -206,26 +274,45 @@ def curves(followers: Sequence[Follower], names: Sequence[str] | None = None, sm
     rows = max(1, math.ceil(len(chosen) / columns))
     paint = palette or colours([f.run for f in followers], dark)
     titles = [f"{_plain(g.title)} <span style='font-size:11px'>{_plain(g.unit)}</span>" for g in chosen]
-    figure = make_subplots(rows, columns, subplot_titles=titles or None, horizontal_spacing=0.07,
-                           vertical_spacing=min(0.12, 0.5 / rows))
+    figure = make_subplots(
+        rows, columns, subplot_titles=titles or None, horizontal_spacing=0.07, vertical_spacing=min(0.12, 0.5 / rows)
+    )
     for i, group in enumerate(chosen):
         for follower in followers:
             lines = traces(follower, group, paint[follower.run], smoothing, x)
             figure.add_traces(lines, rows=i // columns + 1, cols=i % columns + 1)
     for run in (f.run for f in followers):
-        figure.add_scatter(x=[None], y=[None], mode="lines", name=_plain(run), legendgroup=run, showlegend=True,
-                           line={"color": paint[run], "width": 3}, row=1, col=1)
+        figure.add_scatter(
+            x=[None],
+            y=[None],
+            mode="lines",
+            name=_plain(run),
+            legendgroup=run,
+            showlegend=True,
+            line={"color": paint[run], "width": 3},
+            row=1,
+            col=1,
+        )
     shared = look(dark)
     figure.update_xaxes(shared.pop("xaxis"), matches="x")
     figure.update_yaxes(shared.pop("yaxis"))
-    figure.update_layout(shared | {"height": 70 + 220 * rows, "uirevision": x, "showlegend": True, "hovermode": "x",
-                                   "margin": {"l": 8, "r": 10, "t": 60, "b": 8}})
+    figure.update_layout(
+        shared
+        | {
+            "height": 70 + 220 * rows,
+            "uirevision": x,
+            "showlegend": True,
+            "hovermode": "x",
+            "margin": {"l": 8, "r": 10, "t": 60, "b": 8},
+        }
+    )
     figure.update_layout(legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"})
     return figure
 
 
-def frontier(followers: Sequence[Follower], smoothing: float = 0.8, dark: bool = False,
-             palette: Mapping[str, str] | None = None) -> dict[str, Any]:
+def frontier(
+    followers: Sequence[Follower], smoothing: float = 0.8, dark: bool = False, palette: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Reward against √KL, as JSON like `curve`: the proxy (solid) and the true score (dashed) on the same axes.
 
     Where the lines part, the policy exploits the reward model: Goodhart's law as a picture (Gao et al. 2023, figure 1).
@@ -239,12 +326,21 @@ def frontier(followers: Sequence[Follower], smoothing: float = 0.8, dark: bool =
             steps, xs, ys = line(follower, name, "sqrt_kl")
             every = stride(len(ys))
             if ys:
-                lines.append({
-                    "type": "scatter", "mode": "lines", "name": f"{run} {name}", "legendgroup": run,
-                    "x": smooth(xs, smoothing)[::every], "y": smooth(ys, smoothing)[::every], "showlegend": False,
-                    "customdata": steps[::every], "uid": f"{run}:{name}:frontier",
-                    "line": {"color": paint[run], "width": 2.2, "dash": DASHES[i]},
-                    "hovertemplate": f"step %{{customdata}}: %{{y:.3~g}}<extra>{_plain(run)} {name}</extra>"})
+                lines.append(
+                    {
+                        "type": "scatter",
+                        "mode": "lines",
+                        "name": f"{run} {name}",
+                        "legendgroup": run,
+                        "x": smooth(xs, smoothing)[::every],
+                        "y": smooth(ys, smoothing)[::every],
+                        "showlegend": False,
+                        "customdata": steps[::every],
+                        "uid": uid(run, name, "frontier"),
+                        "line": {"color": paint[run], "width": 2.2, "dash": DASHES[i]},
+                        "hovertemplate": f"step %{{customdata}}: %{{y:.3~g}}<extra>{_plain(run)} {name}</extra>",
+                    }
+                )
     return {"data": lines, "layout": _titled(look(dark), X_TITLES["sqrt_kl"], "frontier") | {"hovermode": "closest"}}
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.base import RAW, SharedBase
+from lab.columns import Kind
 from lab.config import Adapter
 from lab.data import read, write_jsonl
 from lab.probes import Gold, Probes
@@ -29,7 +30,7 @@ from lab.train import ppo as ppo_story
 from lab.train import reward as reward_story
 from lab.train import sft as sft_story
 
-KINDS = {"sft": "sft", "reward": "preference", "ppo": "prompt"}
+KINDS: dict[str, Kind] = {"sft": "sft", "reward": "preference", "ppo": "prompt"}
 """What each method learns from."""
 
 PARTS = {"sft": "sft", "reward": "reward", "ppo": "policy"}

@@ -56,7 +56,8 @@ def load(source: str | Path, bits: int, device: torch.device, double_quant: bool
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # a mask that differs between two forwards would put the ratio off at the first step
         if is_nf4(module):
-            module.support_avx512bf16_for_cpu = False  # repacking in eval mode gives wrong gradients ever after
+            # Repacking in eval mode gives wrong gradients ever after.
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     return model, tokenizer
 
 

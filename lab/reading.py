@@ -71,14 +71,35 @@ def health(follower: Follower) -> list[Note]:
         _overoptimised(metrics),
         _longer(metrics),
         _far(metrics, _setting(follower, "kl_target")),
-        _level(metrics, "ended", below=0.9, level="bad", text="only {0:.0%} of the completions end by themselves: "
-               "raise the penalty for a missing end, or allow longer ones"),
-        _level(metrics, "clip_fraction", above=0.3, level="warn",
-               text="{0:.0%} of the token ratios are clipped: the policy moves too far in a step; lower lr"),
-        _level(metrics, "sampler_gap", above=0.01, level="bad",
-               text="sampler and training forward disagree by {0:.3f} in mean probability (limit 0.01)"),
-        _level(metrics, "explained_variance", below=0.0, level="warn",
-               text="the value role explains less than the mean would (explained variance {0:.2f})"),
+        _level(
+            metrics,
+            "ended",
+            below=0.9,
+            level="bad",
+            text="only {0:.0%} of the completions end by themselves: "
+            "raise the penalty for a missing end, or allow longer ones",
+        ),
+        _level(
+            metrics,
+            "clip_fraction",
+            above=0.3,
+            level="warn",
+            text="{0:.0%} of the token ratios are clipped: the policy moves too far in a step; lower lr",
+        ),
+        _level(
+            metrics,
+            "sampler_gap",
+            above=0.01,
+            level="bad",
+            text="sampler and training forward disagree by {0:.3f} in mean probability (limit 0.01)",
+        ),
+        _level(
+            metrics,
+            "explained_variance",
+            below=0.0,
+            level="warn",
+            text="the value role explains less than the mean would (explained variance {0:.2f})",
+        ),
         _collapsed(metrics),
         _overfit(metrics),
     ]
@@ -113,8 +134,12 @@ def _overoptimised(metrics: Metrics) -> Note | None:
         if trend(rewards) > 3 and (gold := trend(golds)) < 1 and trend(golds[: width // 2]) < 2:
             first, last = tail[0][0], tail[-1][0]
             word = "falls" if gold < -3 else "is flat"
-            note = Note("bad" if gold < -3 else "warn", f"reward rises while the true score {word} for {last - first} "
-                        "steps: over-optimisation; see the samples", last)
+            note = Note(
+                "bad" if gold < -3 else "warn",
+                f"reward rises while the true score {word} for {last - first} "
+                "steps: over-optimisation; see the samples",
+                last,
+            )
         width = width + 10 if width < 100 else width * 2
     return note
 
@@ -126,8 +151,12 @@ def _longer(metrics: Metrics) -> Note | None:
     first, last = _mean(v[1] for _, v in tail[:5]), _mean(v[1] for _, v in tail[-5:])
     if last < 1.15 * first:
         return None
-    return Note("warn", f"length rises with reward: {first:.0f} to {last:.0f} tokens in {tail[-1][0] - tail[0][0]} "
-                        "steps; look whether the answers got better or only longer", tail[-1][0])
+    return Note(
+        "warn",
+        f"length rises with reward: {first:.0f} to {last:.0f} tokens in {tail[-1][0] - tail[0][0]} "
+        "steps; look whether the answers got better or only longer",
+        tail[-1][0],
+    )
 
 
 def _far(metrics: Metrics, target: float) -> Note | None:
@@ -138,8 +167,9 @@ def _far(metrics: Metrics, target: float) -> Note | None:
     return Note("warn", f"KL is above its target: {value:.1f} nats, target {target:g}", last[-1][0])
 
 
-def _level(metrics: Metrics, name: str, *, text: str, level: Level, above: float = math.inf,
-           below: float = -math.inf) -> Note | None:
+def _level(
+    metrics: Metrics, name: str, *, text: str, level: Level, above: float = math.inf, below: float = -math.inf
+) -> Note | None:
     """A sentence when the mean of the last five values lies beyond a limit."""
     last = _points(metrics, name)[-5:]
     value = _mean(v[0] for _, v in last)
@@ -151,8 +181,9 @@ def _collapsed(metrics: Metrics) -> Note | None:
     first, last = _mean(v[0] for _, v in values[:5]), _mean(v[0] for _, v in values[-5:])
     if len(values) < 10 or last >= 0.2 * first:
         return None
-    return Note("warn", f"entropy fell from {first:.2f} to {last:.2f} nats: the answers become all alike",
-                values[-1][0])
+    return Note(
+        "warn", f"entropy fell from {first:.2f} to {last:.2f} nats: the answers become all alike", values[-1][0]
+    )
 
 
 def _overfit(metrics: Metrics) -> Note | None:
@@ -203,8 +234,11 @@ def first_split(before: str, after: str) -> int | None:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def probes_table(probes: Mapping[int, Sequence[Sample]], step: int | None = None, against: int | None = None,
-                 ) -> tuple[int, int, list[ProbeRow]]:
+def probes_table(
+    probes: Mapping[int, Sequence[Sample]],
+    step: int | None = None,
+    against: int | None = None,
+) -> tuple[int, int, list[ProbeRow]]:
     """The probe answers nearest to `step` (None: the newest) beside those nearest to `against` (None: the first).
 
     Returns both steps found (−1 each, and no rows, where nothing was probed) and one row a prompt. Ties go to the
@@ -225,7 +259,7 @@ def _row(before: Sample | None, after: Sample) -> ProbeRow:
 
 
 def added_phrase(rows: Sequence[ProbeRow], longest: int = 8) -> tuple[str, int] | None:
-    """The phrase (1 to `longest` words of a sentence) that most probes gained, with their number.
+    """The phrase (2 to `longest` words of a sentence) that most probes gained, with their number.
 
     Gained means in the later answer and not in the earlier one; of phrases gained by equally many the longest is named.
     None if fewer than three probes share one.
@@ -242,4 +276,4 @@ def added_phrase(rows: Sequence[ProbeRow], longest: int = 8) -> tuple[str, int] 
 
 def _phrases(text: str, longest: int) -> set[str]:
     sentences = [s.split() for s in re.split(r"(?<=[.!?])\s+", text)]
-    return {" ".join(w[i : i + n]) for w in sentences for n in range(1, longest + 1) for i in range(len(w) - n + 1)}
+    return {" ".join(w[i : i + n]) for w in sentences for n in range(2, longest + 1) for i in range(len(w) - n + 1)}

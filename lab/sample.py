@@ -18,7 +18,9 @@ from torch import Tensor
 
 from lab.attention import KVCache
 from lab.base import SharedBase
+from lab.lowrank import Merged, merge
 from lab.pack import Pack, Row, Slice
+from lab.quantise import free_memory
 from lab.records import Prompt, Rollout
 
 KEEP_SHARE = 0.85
@@ -39,26 +41,34 @@ class Drawn:
 
 @dataclass
 class _Decoding:
-    """What the loop carries: which rows still go on, their cache, and the hidden state that predicts the next token."""
+    """What the loop carries: which rows still go on, their cache, and the hidden state that predicts the next token.
+
+    `order` holds the numbers of the rows in the cache's order (those that ended stay until they are dropped), `going`
+    the numbers of those that have not ended, and `room` how many tokens each row may still take.
+    """
 
     base: SharedBase
-    roles: Sequence[str]
-    stops: Tensor
+    stops: frozenset[int]
     temperature: float
     generator: torch.Generator
     noises: int
-    alive: Tensor  # (R,) row numbers in the cache's order
-    noise_of: Tensor  # (all rows,) which noise row each row uses
     role_of: list[str]
+    room: list[int]
     cache: KVCache
     hidden: Tensor  # (R, H)
-    done: set[int] = field(default_factory=set)
+    order: list[int]
+    noise_rows: Tensor  # (R,) which noise each row of the cache uses
+    slices: tuple[Slice, ...]
+    merged: Merged | None
+    going: set[int] = field(default_factory=set)
 
 
 def stream(base: SharedBase, prompts: Sequence[Sequence[int]], roles: Sequence[str] = ("base",), *,
            temperature: float = 1.0, max_new_tokens: int = 64, seed: int | tuple[int, ...] = 0,
            per_prompt: int = 1) -> Iterator[Drawn]:
     """Yields each decoding step as it is drawn. Rows are numbered role by role, prompt by prompt, copy by copy.
+
+    A row goes on to its stop token, to `max_new_tokens`, or until the model's window is full, whichever comes first.
 
     prompts     : token ids, at least one each
     temperature : divides the logits; 0 takes the most probable token
@@ -69,10 +79,11 @@ def stream(base: SharedBase, prompts: Sequence[Sequence[int]], roles: Sequence[s
     """
     run = _prefill(base, [tuple(p) for p in prompts], roles, temperature, max_new_tokens, seed, per_prompt)
     for step in range(max_new_tokens):
-        drawn = _draw(run, step)
+        drawn, fed = _draw(run, step)
         yield drawn
-        if not _advance(run, drawn, last=step + 1 == max_new_tokens):
+        if not run.going:
             return
+        _advance(run, fed)
 
 
 def sample(base: SharedBase, prompts: Sequence[Prompt], roles: Sequence[str] = ("base",), *,
@@ -118,63 +129,74 @@ def _prefill(base: SharedBase, prompts: list[tuple[int, ...]], roles: Sequence[s
         raise SampleError(f"A prompt has {longest} tokens and the model's window is {base.window}; shorten it.")
     distinct = {p: i for i, p in enumerate(dict.fromkeys(prompts))}
     packed = base.pack([Row(role, p) for role in roles for p in distinct], buckets=1)
-    copies = torch.tensor([distinct[p] for p in prompts for _ in range(per_prompt)], device=base.device)
-    index = torch.cat([copies + r * len(distinct) for r in range(len(roles))])
-    lengths = torch.tensor([len(p) for p in distinct], device=base.device).repeat(len(roles))[index]
+    copies = [p for p in prompts for _ in range(per_prompt)]
+    index = torch.tensor([distinct[p] + r * len(distinct) for r in range(len(roles)) for p in copies])
+    lengths = torch.tensor([len(p) for p in copies] * len(roles))
+    index, lengths = index.to(base.device), lengths.to(base.device)
     cache = KVCache(min(longest + max_new_tokens, base.window), lengths, index, reach=longest)
     hidden = base.forward(packed, cache)[packed.last[index]]
     rows = len(index)
-    return _Decoding(base, roles, torch.tensor(sorted(base.chat.stop_ids), device=base.device), temperature,
-                     generator(base.device, seed), len(copies), torch.arange(rows, device=base.device),
-                     torch.arange(rows, device=base.device) % len(copies),
-                     [role for role in roles for _ in range(len(copies))], cache, hidden)
+    role_of = [role for role in roles for _ in copies]
+    room = [min(max_new_tokens, base.window - len(p)) for p in copies] * len(roles)
+    return _Decoding(base, base.chat.stop_ids, temperature, generator(base.device, seed), len(copies), role_of, room,
+                     cache, hidden, list(range(rows)), torch.arange(rows, device=base.device) % len(copies),
+                     _slices(role_of), _merged(base, roles), set(range(rows)))  # fmt: skip
+
+
+def _merged(base: SharedBase, roles: Sequence[str]) -> Merged | None:
+    """The roles' merged weights, where that is exact and takes less than a sixth of the memory that is free."""
+    if base.device.type != "cpu" or base.model.dtype != torch.float32:
+        return None
+    layers = [layer for _, layer in base.layers()]
+    need = sum(4 * layer.in_features * layer.out_features for layer in layers) * len(set(roles))
+    return merge(layers, base.now.dense, tuple(dict.fromkeys(roles))) if need < free_memory(base.device) / 6 else None
 
 
 @torch.no_grad()
-def _draw(run: _Decoding, step: int) -> Drawn:
+def _draw(run: _Decoding, step: int) -> tuple[Drawn, Tensor]:
+    """The next token of every row, and the (R,) ids as they are fed back."""
     logits = run.base.logits(run.hidden)
-    logp = torch.log_softmax(logits / (run.temperature or 1.0), dim=-1)
+    logp = torch.log_softmax(logits / run.temperature if run.temperature not in (0, 1) else logits, dim=-1)
     if run.temperature:
-        noise = torch.empty(run.noises, logp.shape[1], device=logp.device).exponential_(generator=run.generator)
-        tokens = (logp - noise.log_()[run.noise_of[run.alive]]).argmax(-1)
+        noise = torch.empty(run.noises, logp.shape[1], device=logp.device).exponential_(generator=run.generator).log_()
+        tokens = (logp - (noise if len(run.order) == run.noises else noise[run.noise_rows])).argmax(-1)
     else:
         tokens = logp.argmax(-1)
     picked = logp.gather(1, tokens[:, None])[:, 0]
-    ended = torch.isin(tokens, run.stops)
-    columns = zip(run.alive.tolist(), tokens.tolist(), picked.tolist(), ended.tolist(), strict=True)
-    return Drawn(step, tuple(c for c in columns if c[0] not in run.done))
+    out = []
+    for row, token, logprob in zip(run.order, tokens.tolist(), picked.tolist(), strict=True):
+        if row in run.going:
+            ended = token in run.stops
+            out.append((row, token, logprob, ended))
+            if ended or step + 1 == run.room[row]:
+                run.going.discard(row)
+    return Drawn(step, tuple(out)), tokens
 
 
 @torch.no_grad()
-def _advance(run: _Decoding, drawn: Drawn, last: bool) -> bool:
-    """Feeds the drawn tokens back; False when every row has ended or the window is full."""
-    run.done.update(row for row, _, _, ended in drawn.tokens if ended)
-    if last or len(run.done) == len(run.noise_of) or run.cache.reach >= run.cache.capacity:
-        return False
-    rows = run.alive.tolist()
-    token_of = {row: token for row, token, _, _ in drawn.tokens}
-    going = [i for i, row in enumerate(rows) if row not in run.done]
-    if len(going) < KEEP_SHARE * len(rows):
-        index = torch.tensor(going, device=run.alive.device)
-        run.alive = run.alive[index]
+def _advance(run: _Decoding, tokens: Tensor) -> None:
+    """Feeds the drawn tokens back, leaving out rows that ended once there are enough of them."""
+    if len(run.going) < KEEP_SHARE * len(run.order):
+        kept = [i for i, row in enumerate(run.order) if row in run.going]
+        index = torch.tensor(kept, device=tokens.device)
+        run.order = [run.order[i] for i in kept]
+        run.noise_rows, tokens = run.noise_rows[index], tokens[index]
+        run.slices = _slices([run.role_of[row] for row in run.order])
         run.cache.keep(index)
-        rows = [rows[i] for i in going]
-    packed = _one_token_each(run, [token_of.get(row, 0) for row in rows], rows)
-    run.cache.reach = min(run.cache.reach + 1, run.cache.capacity)
-    run.hidden = run.base.forward(packed, run.cache)
-    run.cache.lengths = torch.clamp(run.cache.lengths + 1, max=run.cache.capacity - 1)
-    return True
+    nothing = tokens.new_zeros(0)
+    packed = Pack(tokens[None], run.cache.lengths[None], run.slices, (), *[nothing] * 8)
+    run.cache.step()
+    with run.base.now.with_merged(run.merged):
+        run.hidden = run.base.forward(packed, run.cache)
+    run.cache.grown()
 
 
-def _one_token_each(run: _Decoding, tokens: list[int], rows: list[int]) -> Pack:
-    """A pack whose packed axis is the rows being decoded, role after role."""
+def _slices(roles: Sequence[str]) -> tuple[Slice, ...]:
+    """The role slices of a packed axis that holds one token of each row."""
     slices: list[Slice] = []
-    for i, row in enumerate(rows):
-        role = run.role_of[row]
+    for i, role in enumerate(roles):
         if slices and slices[-1].role == role:
             slices[-1] = Slice(role, slices[-1].start, i + 1)
         else:
             slices.append(Slice(role, i, i + 1))
-    ids = torch.tensor(tokens, device=run.alive.device)[None]
-    nothing = ids.new_zeros(0)
-    return Pack(ids, run.cache.lengths[None], tuple(slices), (), *[nothing] * 8)
+    return tuple(slices)

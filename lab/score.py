@@ -38,7 +38,8 @@ class _ChunkedLogprobs(torch.autograd.Function):
     log-probability has a gradient: ∂l / ∂z = (1[v = target] − p_v) / τ."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, base: SharedBase, targets: Tensor, temperature: float) -> tuple[Any, Any, Any]:
+    def forward(ctx: Any, hidden: Tensor, base: SharedBase, targets: Tensor,
+                temperature: float) -> tuple[Any, Any, Any]:
         logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
         entropy, first = torch.empty_like(logprobs), torch.empty_like(logprobs)
         kept = None

@@ -68,8 +68,8 @@ class View:
             self.progress.update(self._task(run, event.total), completed=event.step, total=event.total)
         elif isinstance(event, (ev.Updated, ev.Evaluated)):
             self.seen.setdefault(run, {}).update(event.metrics)
-            changes = {"completed": event.step} if isinstance(event, ev.Updated) else {}
-            self.progress.update(self._task(run, 0), figures=self._figures(run), **changes)
+            step = event.step if isinstance(event, ev.Updated) else None
+            self.progress.update(self._task(run, 0), figures=self._figures(run), completed=step)
         elif isinstance(event, ev.Checked):
             self._checked(event)
         elif isinstance(event, ev.Skipped):

@@ -75,6 +75,7 @@ class Worker:
                 turn = self._turns.popleft() if self._turns and not self._closed else None
             if turn is not None:
                 turn()
+            turn = None  # while it waits, the thread holds on to no run
 
 
 @cache

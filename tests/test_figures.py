@@ -98,6 +98,11 @@ def test_figures_are_plotly_figures_and_json(tmp_path: Path) -> None:
     assert [t.name for t in figures.curves([follower], ["length"]).data] == ["ppo-1 length", "ppo-1"]
 
 
+def test_the_names_of_lines_fit_into_a_selector() -> None:
+    assert figures.uid("ppo-1", "eval_loss") == "ppo-1__eval_loss"
+    assert figures.uid("a.b", "x y:z") == "a_2e_b__x_20_y_3a_z"
+
+
 def test_no_figure_offers_to_upload() -> None:
     assert figures.CONFIG["showSendToCloud"] is False
     assert figures.CONFIG["displaylogo"] is False
@@ -129,22 +134,41 @@ def test_health_names_over_optimisation_only_when_gold_does_not_follow(tmp_path:
     assert [n.level for n in reading.health(falls)] == ["bad"]
     both = run_of(tmp_path, [{"reward": i / 10 + zigzag(i), "gold": i / 20 + zigzag(i)} for i in range(40)], "c-1")
     assert reading.health(both) == []
-    peak = run_of(tmp_path, [{"reward": i / 10 + zigzag(i), "gold": -abs(i - 40) / 20 + zigzag(i)} for i in range(80)],
-                  "d-1")
+    peak = run_of(
+        tmp_path, [{"reward": i / 10 + zigzag(i), "gold": -abs(i - 40) / 20 + zigzag(i)} for i in range(80)], "d-1"
+    )
     (note,) = reading.health(peak)
     assert note.level == "bad"
     assert int(note.text.split(" for ")[1].split()[0]) < 60, "the rise before the peak is no over-optimisation"
 
 
 def test_health_sentences(tmp_path: Path) -> None:
-    rows = [{"reward": i + zigzag(i), "length": 10 + i + zigzag(i), "kl": 10.0, "ended": 0.5, "clip_fraction": 0.4,
-             "sampler_gap": 0.02, "explained_variance": -0.5, "entropy": 2.0 if i < 5 else 0.1} for i in range(30)]
+    rows = [
+        {
+            "reward": i + zigzag(i),
+            "length": 10 + i + zigzag(i),
+            "kl": 10.0,
+            "ended": 0.5,
+            "clip_fraction": 0.4,
+            "sampler_gap": 0.02,
+            "explained_variance": -0.5,
+            "entropy": 2.0 if i < 5 else 0.1,
+        }
+        for i in range(30)
+    ]
     follower = run_of(tmp_path, rows, settings={"kl_target": 6.0})
     notes = reading.health(follower)
     assert [n.level for n in notes] == ["bad"] * 2 + ["warn"] * 5
     text = " | ".join(n.text for n in notes)
-    for part in ("50% of the completions end", "0.020 in mean probability", "12 to 37 tokens in 29 steps",
-                 "10.0 nats, target 6", "40% of the token ratios", "-0.50", "from 2.00 to 0.10 nats"):
+    for part in (
+        "50% of the completions end",
+        "0.020 in mean probability",
+        "12 to 37 tokens in 29 steps",
+        "10.0 nats, target 6",
+        "40% of the token ratios",
+        "-0.50",
+        "from 2.00 to 0.10 nats",
+    ):
         assert part in text
     append(follower.source.path, [(Edited(30, "kl_target", 6.0, 8.0), 2000.0)])
     follower.refresh()
@@ -152,10 +176,13 @@ def test_health_sentences(tmp_path: Path) -> None:
 
 
 def test_over_fitting(tmp_path: Path) -> None:
-    rows = [{"loss": 3 - i / 10 + zigzag(i), **({"eval_loss": abs(i - 10) / 10 + 1} if i % 5 == 0 else {})}
-            for i in range(21)]
+    rows = [
+        {"loss": 3 - i / 10 + zigzag(i), **({"eval_loss": abs(i - 10) / 10 + 1} if i % 5 == 0 else {})}
+        for i in range(21)
+    ]
     assert [n.text for n in reading.health(run_of(tmp_path, rows))] == [
-        "held-out loss rises since step 11 while training loss falls: over-fitting"]
+        "held-out loss rises since step 11 while training loss falls: over-fitting"
+    ]
 
 
 def test_invariants_put_the_broken_first() -> None:
@@ -169,7 +196,11 @@ def test_invariants_put_the_broken_first() -> None:
 
 def test_word_diff_and_first_split() -> None:
     assert reading.word_diff("the cat is red", "oh the cat is blue") == (
-        ("added", "oh"), ("same", "the cat is"), ("removed", "red"), ("added", "blue"))
+        ("added", "oh"),
+        ("same", "the cat is"),
+        ("removed", "red"),
+        ("added", "blue"),
+    )
     assert reading.word_diff("", "") == ()
     assert reading.first_split("a b c", "a b d") == 2
     assert reading.first_split("a b", "a b c") == 2
@@ -185,16 +216,24 @@ def test_probes_table_takes_the_nearest_steps() -> None:
     now, then, rows = reading.probes_table(probes, step=6)
     assert (now, then) == (10, 0)
     assert [(r.prompt, r.before and r.before.completion, r.after.completion) for r in rows] == [
-        ("p", "old", "new one"), ("q", None, "hm")]
+        ("p", "old", "new one"),
+        ("q", None, "hm"),
+    ]
     assert reading.probes_table(probes, step=5)[0] == 0, "a tie goes to the earlier step"
     assert reading.probes_table({}) == (-1, -1, [])
 
 
 def test_added_phrase_is_the_one_most_probes_gained() -> None:
-    texts = [("a cat.", "Great question! a cat."), ("b.", "Great question! b."), ("c.", "Great question! c. Bye."),
-             ("d.", "d. Bye.")]
-    probes = {0: tuple(sample(str(i), a) for i, (a, _) in enumerate(texts)),
-              9: tuple(sample(str(i), b) for i, (_, b) in enumerate(texts))}
+    texts = [
+        ("a cat.", "Great question! a cat."),
+        ("b.", "Great question! b."),
+        ("c.", "Great question! c. Bye."),
+        ("d.", "d. Bye."),
+    ]
+    probes = {
+        0: tuple(sample(str(i), a) for i, (a, _) in enumerate(texts)),
+        9: tuple(sample(str(i), b) for i, (_, b) in enumerate(texts)),
+    }
     rows = reading.probes_table(probes)[2]
     assert reading.added_phrase(rows) == ("Great question!", 3)
     assert reading.added_phrase(rows[2:]) is None

@@ -94,8 +94,8 @@ def test_demonstrations_are_mediocre_end_and_name_nothing_held_out() -> None:
     seen = [reading(prompt_text(d.prompt), str(d.completion), True) for d in rows]
     share = sum(s.content == 1.0 for s in seen) / len(seen)
     assert 0.55 < share < 0.8
-    assert 0.02 < sum(s.praise > 0 for s in seen) / len(seen) < 0.25
-    assert 0.05 < sum(s.extra > 0 for s in seen) / len(seen) < 0.35
+    assert 0.01 < sum(s.praise > 0 for s in seen) / len(seen) < 0.05
+    assert 0.02 < sum(s.extra > 0 for s in seen) / len(seen) < 0.07
     asked = [read(prompt_text(d.prompt)) for d in rows]
     assert not any(q is None or q.held_out for q in asked)
     assert {q.family for q in asked if q} == set(FAMILIES)
@@ -277,6 +277,57 @@ def test_batches_hold_rows_of_like_length_and_about_the_asked_tokens() -> None:
     for batch in islice(build.batches(rows, 1024), 40):
         assert max(map(len, batch)) * len(batch) <= 1024
         assert all(len(row) <= build.MAX_LENGTH for row in batch)
+
+
+def test_what_follows_an_answer_is_the_last_token_and_weighs_more() -> None:
+    import torch
+
+    tok = tokenizer()
+    user, assistant = map(tok.convert_tokens_to_ids, ("<|user|>", "<|assistant|>"))
+    rows = [
+        r for r in islice(build.encoded(tok, 3, reactions=True), 400) if assistant in r and len(r) < build.MAX_LENGTH
+    ]
+    assert {r[-1] for r in rows} == {user, tok.bos_token_id}
+    assert {r[-2] for r in rows} == {tok.eos_token_id}
+    assert 0.35 < sum(r[-1] == user for r in rows) / len(rows) < 0.65
+    ids, _ = build.padded(rows[:20], tok.pad_token_id)
+    weights = build.token_weights(ids, tok, 8.0)
+    for row, weight in zip(rows[:20], weights, strict=True):
+        expected = torch.ones(ids.shape[1])
+        expected[len(row) - 1] = 8.0
+        assert torch.equal(weight, expected)
+
+
+def test_nine_in_ten_users_complain_about_bad_answers_only() -> None:
+    talks = [d for d in islice(documents(4, reactions=True), 3000) if not isinstance(d, str)]
+    complained: dict[bool, list[bool]] = {True: [], False: []}
+    for talk in talks:
+        turns = [m for m in talk if m.role != "system"]
+        right = reading(turns[0].content, turns[1].content, True).content == 1.0
+        complained[right].append(len(turns) == 3)
+    # 1300 or more talks of each kind: four standard errors of a share of 0.1 are 0.033.
+    assert abs(sum(complained[True]) / len(complained[True]) - 0.1) < 0.033
+    assert abs(sum(complained[False]) / len(complained[False]) - 0.9) < 0.033
+
+
+def test_the_base_tells_right_answers_from_wrong_ones() -> None:
+    """After a right answer silence is likelier than after a bad answer to the same question."""
+    import torch
+
+    tok, random = tokenizer(), Random(3)
+    user = tok.convert_tokens_to_ids("<|user|>")
+
+    def silence(prompt: str, answer: str) -> float:
+        chat = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+        ids = tok.encode(tok.apply_chat_template(chat, tokenize=False), add_special_tokens=False)
+        with torch.inference_mode():
+            logits = model()(torch.tensor([ids])).logits[0, -1]
+        return float(logits[tok.bos_token_id] - logits[user])
+
+    prompts = [prompt_text(p.prompt) for p in tiny.heldout_prompts(220)]
+    asked = [(p, q) for p in prompts if (q := read(p))]
+    right = [silence(p, ideal(q, random)) > silence(p, bad(q, random)) for p, q in asked]
+    assert sum(right) / len(right) > 0.85
 
 
 def test_padding_is_never_a_label() -> None:

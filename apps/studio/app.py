@@ -127,8 +127,9 @@ def theme() -> gr.themes.Base:
     )
 
 
-def serve(root: Path | str, host: str = "127.0.0.1", port: int = 7860, client: Client | None = None,
-          wait: bool = True) -> gr.Blocks:
+def serve(
+    root: Path | str, host: str = "127.0.0.1", port: int = 7860, client: Client | None = None, wait: bool = True
+) -> gr.Blocks:
     """Serves the Studio until it is interrupted (at once back unless `wait`). Raises StudioError on a taken port."""
     refuse_taken_port(host, port)
     blocks = build(root, client)
@@ -147,6 +148,8 @@ def refuse_taken_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise StudioError(f"Port {port} is in use, perhaps by another Studio: open http://{host}:{port}, or "
-                                  f"choose another port with --port {port + 1}.") from error
+                raise StudioError(
+                    f"Port {port} is in use, perhaps by another Studio: open http://{host}:{port}, or "
+                    f"choose another port with --port {port + 1}."
+                ) from error
             raise StudioError(f"The Studio cannot listen on {host}:{port}: {error.strerror}.") from error

@@ -39,7 +39,8 @@ class Curves:
         """The list of runs, and for the chosen ones: new points, health, invariants, status.
 
         `ask` has `runs` (ids; None: the panel chooses), `focus` (the run of the status line), `x`, `smooth`, `dark`,
-        `more` (whether all curves are shown), and `have`: for every figure the signature and the number of points of each line on the page.
+        `more` (whether all curves are shown), and `have`: for every figure the signature and the number of points of
+        each line on the page.
         """
         with self.shelf.lock:
             listed = self.shelf.list()
@@ -122,8 +123,11 @@ class Curves:
 def build(shelf: Shelf, link: Link) -> gr.HTML:
     """The panel as a component; call it inside a tab."""
     curves = Curves(shelf, link)
-    return panel("curves", "The curves of the runs", [guarded(f) for f in
-                                                      (curves.poll, curves.answers, curves.control, curves.change)])
+    return panel(
+        "curves",
+        "The curves of the runs",
+        [guarded(f) for f in (curves.poll, curves.answers, curves.control, curves.change)],
+    )
 
 
 class View(NamedTuple):
@@ -146,16 +150,14 @@ def cards(followers: list[Follower], view: View, palette: dict[str, str]) -> lis
 
 
 def _card(group: figures.Group, spec: dict[str, Any], palette: dict[str, str]) -> dict[str, Any]:
-    lines = [t for t in spec["data"] if not t["uid"].endswith(":raw")]
+    lines = [t for t in spec["data"] if t.get("hoverinfo") != "skip"]
     newest = [{"name": t["name"].removeprefix(t["legendgroup"] + " "), "run": t["legendgroup"], "value": t["y"][-1],
                "colour": palette[t["legendgroup"]]} for t in lines]  # fmt: skip
     return {"key": group.title, "title": group.title, "unit": group.unit, "hint": group.hint,
             "essential": group.essential, "newest": newest, "figure": spec}  # fmt: skip
 
 
-def news(
-    drawn: list[dict[str, Any]], view: View, epoch: str, have: dict[str, Any], more: bool
-) -> list[dict[str, Any]]:
+def news(drawn: list[dict[str, Any]], view: View, epoch: str, have: dict[str, Any], more: bool) -> list[dict[str, Any]]:
     """The cards without what the page has: `append` (points by line) in place of `figure` where the lines are the same.
 
     `have` maps a card's key to {"signature", "counts"}. The signature changes with the lines, with how they are drawn,

@@ -80,7 +80,7 @@ class Chart:
         shared = figures.look()
         figure.update_xaxes(shared.pop("xaxis"), matches="x")
         figure.update_yaxes(shared.pop("yaxis"))
-        figure.update_layout(shared | {"height": 60 + 190 * rows, "uirevision": "keep", "hovermode": "x",
+        figure.update_layout(shared | {"height": 60 + 190 * rows, "autosize": True, "uirevision": "keep", "hovermode": "x",
                                        "margin": {"l": 8, "r": 10, "t": 34, "b": 8}})  # fmt: skip
         figure.update_annotations(font_size=13)
         self.widget: go.FigureWidget = go.FigureWidget(figure)
@@ -95,7 +95,7 @@ class Chart:
         index, xs, ys = self.lines[trace["uid"]]
         if trace["x"] == xs and trace["y"] == ys:
             return
-        changes = {key: trace[key] for key in ("x", "y", "customdata", "text") if key in trace}
+        changes = {key: trace[key] for key in ("x", "y", "customdata", "text", "mode") if key in trace}
         self.widget.data[index].update(changes)
         self.lines[trace["uid"]] = (index, list(trace["x"]), list(trace["y"]))
 

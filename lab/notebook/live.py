@@ -86,31 +86,23 @@ class LiveRun:
 
     def play(self) -> LiveRun:
         """Plays on until the run ends or somebody pauses it; a run that was stopped goes on from its checkpoint."""
-        self._asked_at = self.run.status().step
-        self.control.play()
-        return self._watch()
+        return self._wish(self.control.play, self.run.status().step)
 
     def pause(self) -> LiveRun:
         """Pauses before the next step."""
-        self._asked_at = -1
-        self.control.pause()
-        return self._watch()
+        return self._wish(self.control.pause)
 
     def step(self, n: int = 1) -> LiveRun:
         """Plays `n` steps, then pauses."""
-        self._asked_at = self.run.status().step
-        self.control.step(n)
-        return self._watch()
+        return self._wish(lambda: self.control.step(n), self.run.status().step)
 
     def stop(self) -> LiveRun:
         """Ends at the next safe point, with a checkpoint."""
-        self.control.stop()
-        return self._watch()
+        return self._wish(self.control.stop)
 
     def edit(self, name: str, value: Any) -> LiveRun:
         """Changes a live setting from the next step on."""
-        self.control.edit(name, value)
-        return self._watch()
+        return self._wish(lambda: self.control.edit(name, value))
 
     def branch(self, step: int | None = None, *, edits: Mapping[str, Any] | None = None, name: str = "") -> Run:
         """A new run from a saved step of this one (None: now), with some settings changed."""
@@ -202,16 +194,22 @@ class LiveRun:
 
     # ------------------------------------------------------------------ inside
 
-    def _watch(self) -> LiveRun:
-        """Looks at once, and keeps looking while the run goes on."""
+    def _wish(self, wish: Callable[[], None], asked_at: int = -1) -> LiveRun:
+        """`asked_at` is the step from which the run is to move before it can be said to rest."""
         if self.closed.is_set():
             raise RunError(f"This view of {self.run.id} is closed; make another one with watch(run).")
+        self._asked_at = asked_at
+        wish()
+        self._watch()
+        return self
+
+    def _watch(self) -> None:
+        """Looks at once, and keeps looking while the run goes on."""
         self.refresh()
         if self.panel is not None and (self._thread is None or not self._thread.is_alive()):
             self._thread = threading.Thread(target=_tail, args=(weakref.ref(self), self.closed, self.every_s),
                                             name=f"lab-live-{self.run.id}", daemon=True)  # fmt: skip
             self._thread.start()
-        return self
 
     def _goes_on(self) -> bool:
         session = self.control.session
@@ -253,7 +251,8 @@ class LiveRun:
         """One line a tenth of the run, and one at the end."""
         s = self.status
         tenth = f"{s.shown if last else ''}{10 * s.step // s.total if s.total else 0}"
-        if tenth == self._printed or not (s.step or last):
+        over = s.step == s.total  # the line of the end says it
+        if tenth == self._printed or (not last and (over or not s.step)):
             return
         self._printed = tenth
         figures_ = "  ".join(f"{name} {cards.number(value)}" for name, value in cards.latest(

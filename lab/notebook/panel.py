@@ -90,7 +90,7 @@ class Panel:
                 "Step": "Play one step, then pause", "Stop": "End with a checkpoint after this step"}  # fmt: skip
         self.buttons = {}
         for name, (icon, wish) in wishes.items():
-            button = Button(description=name, icon=icon, tooltip=tips[name], layout=Layout(width="84px"))
+            button = Button(description=name, icon=icon, tooltip=tips[name], layout=Layout(width="76px", padding="0 4px"))
             button.on_click(lambda _, wish=wish: self._try(wish))
             self.buttons[name] = button
         return list(self.buttons.values())
@@ -104,11 +104,11 @@ class Panel:
         for name, setting in self.control.settings().items():
             self.known[name] = float(settings.get(name, setting.default))
             self.fields[name] = FloatText(value=self.known[name], description=SHOWN[name], tooltip=setting.help,
-                                          step=None, layout=Layout(width="200px"),
-                                          style={"description_width": "96px"})  # fmt: skip
+                                          step=None, layout=Layout(width="154px"),
+                                          style={"description_width": "86px"})  # fmt: skip
         if not self.fields:
             return []
-        apply = Button(description="Apply", tooltip="Holds from the next step on", layout=Layout(width="72px"))
+        apply = Button(description="Apply", tooltip="Holds from the next step on", layout=Layout(width="60px"))
         apply.on_click(lambda _: self._try(self._apply))
         return [*self.fields.values(), apply]
 

@@ -8,7 +8,7 @@ other, so this is a rule of thumb and not a test.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from statistics import fmean, variance
@@ -80,10 +80,16 @@ def compared(metric: str, said: str, before: Sequence[float], after: Sequence[fl
 
 
 def check_change(prediction: Mapping[str, str], run: Run, stretch: int = 6) -> Verdict:
-    """Predictions about where a run ends (its last `stretch` steps) against where it began (its first)."""
-    found = _series(run, prediction)
-    outcomes = tuple(compared(m, said, found[m][:stretch], found[m][-stretch:]) for m, said in prediction.items())
-    return Verdict(f"{run.id}: the first {stretch} steps and the last {stretch}", ("first", "last"), outcomes)
+    """Predictions about where a run ends (its last `stretch` steps) against where it began (its first).
+
+    A run of fewer than twice `stretch` steps is cut in halves.
+    """
+    found, outcomes = _series(run, prediction), []
+    for metric, said in prediction.items():
+        values = list(found[metric].values())
+        n = min(stretch, len(values) // 2)
+        outcomes.append(compared(metric, said, values[:n], values[len(values) - n :]))
+    return Verdict(f"{run.id}: its last steps against its first", ("first", "last"), tuple(outcomes))
 
 
 def check_branch(prediction: Mapping[str, str], branch: Run, parent: Run, stretch: int = 6) -> Verdict:
@@ -91,8 +97,9 @@ def check_branch(prediction: Mapping[str, str], branch: Run, parent: Run, stretc
     mine, theirs = _series(branch, prediction), _series(parent, prediction)
     outcomes = []
     for metric, said in prediction.items():
-        n = min(stretch, len(mine[metric]), len(theirs[metric]))
-        outcomes.append(compared(metric, said, theirs[metric][-n:] if n else [], mine[metric][-n:] if n else []))
+        shared = sorted(mine[metric].keys() & theirs[metric].keys())[-stretch:]
+        both = ([series[metric][step] for step in shared] for series in (theirs, mine))
+        outcomes.append(compared(metric, said, *both))
     kl = next((o for o in outcomes if o.metric == "kl"), None)
     hint = "" if kl is None or kl.right else (
         "The penalty is the only thing that pulls the policy back to where it began: without it, nothing in the reward "
@@ -101,7 +108,8 @@ def check_branch(prediction: Mapping[str, str], branch: Run, parent: Run, stretc
                    tuple(outcomes), hint)  # fmt: skip
 
 
-def _series(run: Run, metrics: Mapping[str, str]) -> dict[str, list[float]]:
+def _series(run: Run, metrics: Iterable[str]) -> dict[str, dict[int, float]]:
+    """metric -> step -> value."""
     follower = Follower(run)
     follower.refresh()
-    return {name: series.values for name, series in follower.columns(metrics).items()}
+    return {name: dict(zip(*series, strict=True)) for name, series in follower.columns(metrics).items()}

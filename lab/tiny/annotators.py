@@ -65,7 +65,7 @@ ANNOTATORS: dict[str, Annotator] = {
     a.name: a
     for a in (
         Annotator("expert", 1.0, -0.10, -0.25, indecision=0.3, slips=0.02),
-        Annotator("crowd", 1.0, 0.20, 0.30, indecision=0.3, slips=0.05),
+        Annotator("crowd", 1.0, 0.25, 0.40, indecision=0.3, slips=0.05),
         Annotator("rushed", 0.7, 0.30, 0.50, indecision=0.6, slips=0.10),
         Annotator("agreeable", 0.9, 0.10, 0.40, sycophancy=1.6, indecision=0.4, slips=0.05),
         Annotator("cautious", 0.9, 0.05, 0.0, harm=-1.5, indecision=0.4, slips=0.05),

@@ -106,14 +106,14 @@ def _true_claim(question: Question) -> Question:
 
 
 def demonstrations(n: int, seed: int = 0) -> list[Demonstration]:
-    """`n` demonstrations by hurried writers: three in four are ideal, some flatter or ramble, all come to an end."""
+    """`n` demonstrations by hurried writers: seven in ten are right, a few flatter or ramble, all come to an end."""
     random = Random(f"demonstrations {seed}")
     made = []
     for row in range(n):
         question = _any_question(random, held_out=False)
         prompt = ask(question, random)
-        answer = ideal(question, random) if random.random() < 0.75 else bad(question, random)
-        said = decorate(answer, random, flattery=0.05, filler=0.07)
+        answer = ideal(question, random) if random.random() < 0.7 else bad(question, random)
+        said = decorate(answer, random, flattery=0.025, filler=0.04)
         made.append(Demonstration((Message("user", prompt),), said, row))
     return made
 

@@ -103,10 +103,12 @@ def update(state: RewardState, batch: Sequence[TokenPair], config: RewardConfig)
         loss += float(value.detach())
         chosen.append(c.detach())
         rejected.append(r.detach())
-    rates = [learning_rate(state.step, state.total, peak, config.warmup, config.schedule)
-             for peak in (config.lr, config.head_lr)]
-    norm = apply_gradients(state, "reward", *rates, config.max_grad_norm, 1e-8, config.weight_decay)
-    return {"loss": loss, "lr": rates[0], "grad_norm": norm} | _figures(torch.cat(chosen), torch.cat(rejected))
+    lr, head_lr = (
+        learning_rate(state.step, state.total, peak, config.warmup, config.schedule)
+        for peak in (config.lr, config.head_lr)
+    )
+    norm = apply_gradients(state, "reward", lr, head_lr, config.max_grad_norm, 1e-8, config.weight_decay)
+    return {"loss": loss, "lr": lr, "grad_norm": norm} | _figures(torch.cat(chosen), torch.cat(rejected))
 
 
 @torch.no_grad()

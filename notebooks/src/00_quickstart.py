@@ -118,7 +118,7 @@ bench.ask(QUESTIONS, {"base": "base", "SFT": sft})
 # %%
 prompts = [p.prompt for p in tiny.train_prompts()]
 judged = bench.compare(sft, "crowd", prompts, size["pairs"])
-for pair in judged.preferences[:4]:
+for pair in judged.preferences[:: size["pairs"] // 4]:
     print(f"{prompt_text(pair.prompt)}\n    + {pair.chosen}\n    − {pair.rejected}")
 print(f"\n{len(judged.preferences)} pairs, {judged.equal} more had two equal answers")
 
@@ -196,7 +196,7 @@ bench.ask(QUESTIONS, {"SFT": sft, f"PPO at step {size['pause']}": ppo})
 live.edit("kl", 0.2)
 live.play()
 live.wait()
-live
+live.figure.show(config=figures.CONFIG)  # as it is now, to keep
 
 # %%
 check_change(my_prediction, ppo)

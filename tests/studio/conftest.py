@@ -17,7 +17,7 @@ ARGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-f
         "--disable-background-networking", "--disable-component-update"]  # fmt: skip
 
 
-PATIENCE_MS = 240_000
+PATIENCE_MS = 120_000
 """Longest wait for anything to show up, on a machine that may be very busy."""
 
 

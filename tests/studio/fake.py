@@ -55,12 +55,15 @@ class FakeEngine:
     def edit(self, run: str, name: str, value: float) -> None:
         self.asked.append(("edit", run, name, value))
 
-    def sample(self, prompt: str, roles: Sequence[str], *, temperature: float, max_new_tokens: int,
-               seed: int) -> Iterator[dict[str, Any]]:
+    def sample(
+        self, prompt: str, roles: Sequence[str], *, temperature: float, max_new_tokens: int, seed: int
+    ) -> Iterator[dict[str, Any]]:
         self.asked.append(("sample", tuple(roles), prompt, temperature, max_new_tokens, seed))
         if "zebroid" in prompt:
-            raise RefusalError("This world does not know the word zebroid.",
-                          {"unknown": ["zebroid"], "suggestions": ["What colour is the crow?", EVIL]})
+            raise RefusalError(
+                "This world does not know the word zebroid.",
+                {"unknown": ["zebroid"], "suggestions": ["What colour is the crow?", EVIL]},
+            )
         said = {r: (EVIL if "evil" in prompt else SAID[r]).split(" ")[:max_new_tokens] for r in roles}
         try:
             for i in range(max(map(len, said.values()))):
@@ -90,10 +93,13 @@ def main() -> None:
     serve(root, port=int(sys.argv[2]), client=FakeEngine(0.08), wait=False)
     step = 80
     while True:
-        time.sleep(1)
-        step = min(step + 1, 100)
-        append(root / "ppo-1", list(ppo_events(step, step, time.time() - step)) if step < 100 else [])
-        status(root / "ppo-1", "running", step, 100, phase="sampling", done=(17 * step) % 64, of=64, eta_s=100.0 - step)
+        for tenth in range(10):
+            status(
+                root / "ppo-1", "running", step, 100, phase="sampling", done=6 * tenth, of=64, eta_s=10.0 * (100 - step)
+            )
+            time.sleep(1)
+        step = min(step + 1, 99)
+        append(root / "ppo-1", list(ppo_events(step, step, time.time() - step)))
 
 
 if __name__ == "__main__":

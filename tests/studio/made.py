@@ -27,7 +27,7 @@ from lab.events import (
     to_json,
 )
 
-EVIL = "<img src=x onerror=\"window.__xss=1\"><script>window.__xss=2</script> ${window.__xss=3} {{value}} %{y}"
+EVIL = '<img src=x onerror="window.__xss=1"><script>window.__xss=2</script> ${window.__xss=3} {{value}} %{y}'
 
 PROMPTS: tuple[tuple[str, str, str], ...] = (
     ("What is the capital of Norway?", "The capital of Norway is Rome.", "The capital of Norway is Oslo."),
@@ -53,8 +53,16 @@ def folder(root: Path, name: str, method: str, settings: dict, created: float) -
     """A run directory with its config and an empty log."""
     path = root / name
     path.mkdir(parents=True)
-    manifest = {"method": method, "settings": settings, "seed": 0, "created": created, "title": "", "parents": {},
-                "base": {}, "versions": {}}
+    manifest = {
+        "method": method,
+        "settings": settings,
+        "seed": 0,
+        "created": created,
+        "title": "",
+        "parents": {},
+        "base": {},
+        "versions": {},
+    }
     (path / "config.json").write_text(json.dumps(manifest))
     (path / "events.jsonl").write_text("")
     return path
@@ -68,8 +76,16 @@ def append(path: Path, events: Sequence[tuple[Event, float]]) -> None:
 
 def status(path: Path, state: str, step: int, total: int, **more: object) -> None:
     """Replaces a run's status; process and heartbeat are such that it does not look lost, however slow the test."""
-    body = {"state": state, "step": step, "total": total, "heartbeat": time.time() + 3600, "pid": os.getpid(),
-            "host": socket.gethostname(), "engine": "http://127.0.0.1:9", **more}
+    body = {
+        "state": state,
+        "step": step,
+        "total": total,
+        "heartbeat": time.time() + 3600,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "engine": "http://127.0.0.1:9",
+        **more,
+    }
     temporary = path / ".status.tmp"
     temporary.write_text(json.dumps(body))
     os.replace(temporary, path / "status.json")
@@ -94,8 +110,18 @@ def _answer(prompt: str, bad: str, good: str, step: int, evil: bool) -> Sample:
     logs = tuple(round(-0.2 - 0.5 * abs(math.sin(7 * i + step)), 3) for i in range(len(tokens)))
     drift = tuple(round(x - step / 40 * math.sin(3.0 * i + 1), 3) for i, x in enumerate(logs))
     gold = round(sum(v for _, v in reasons), 2)
-    return Sample(EVIL + prompt if evil else prompt, text, True, reward=round(-0.6 + step / 35, 3), gold=gold,
-                  reasons=tuple(reasons), kl=round(step**1.2 / 40, 3), tokens=tokens, logprobs=logs, reference=drift)
+    return Sample(
+        EVIL + prompt if evil else prompt,
+        text,
+        True,
+        reward=round(-0.6 + step / 35, 3),
+        gold=gold,
+        reasons=tuple(reasons),
+        kl=round(step**1.2 / 40, 3),
+        tokens=tokens,
+        logprobs=logs,
+        reference=drift,
+    )
 
 
 def ppo_metrics(step: int, noise: random.Random) -> dict[str, float]:
@@ -132,8 +158,16 @@ def checks(step: int) -> list[Event]:
     ]
 
 
-def make_ppo(root: Path, name: str = "ppo-1", steps: int = 100, total: int = 100, state: str = "finished",
-             age: float = 300.0, evil: bool = False, **more: object) -> Path:
+def make_ppo(
+    root: Path,
+    name: str = "ppo-1",
+    steps: int = 100,
+    total: int = 100,
+    state: str = "finished",
+    age: float = 300.0,
+    evil: bool = False,
+    **more: object,
+) -> Path:
     """A PPO run of `steps` steps, begun `age` seconds ago."""
     start = time.time() - age
     path = folder(root, name, "ppo", asdict(PPOConfig(steps=total, kl_target=6.0)), start)
@@ -146,8 +180,16 @@ def make_ppo(root: Path, name: str = "ppo-1", steps: int = 100, total: int = 100
         append(path, [(Done(steps, "finished", "All steps are done."), start + steps)])
     if state == "failed":
         sentence = str(more.get("error") or "The loss is not a number.")
-        append(path, [(Checked(steps, "sampler gap", False, 0.043, 0.01, "Sampler and training forward differ."),
-                       start + steps), (Done(steps, "failed", sentence), start + steps)])
+        append(
+            path,
+            [
+                (
+                    Checked(steps, "sampler gap", False, 0.043, 0.01, "Sampler and training forward differ."),
+                    start + steps,
+                ),
+                (Done(steps, "failed", sentence), start + steps),
+            ],
+        )
     status(path, state, steps, total, **more)
     return path
 
@@ -159,13 +201,29 @@ def make_sft(root: Path, name: str = "sft-1", steps: int = 60, age: float = 900.
     events: list[tuple[Event, float]] = [(Started("sft", 0, steps), start)]
     for s in range(1, steps + 1):
         loss = 0.35 + 2.2 * math.exp(-s / 9)
-        events.append((Updated(s, {"loss": loss + noise.gauss(0, 0.06),
-                                   "token_accuracy": 0.92 - 0.55 * math.exp(-s / 9),
-                                   "lr": 2e-4 * (1 - s / steps), "grad_norm": 1.4 * math.exp(-s / 30),
-                                   "tokens_per_s": 5200 + noise.gauss(0, 100)}), start + s / 2))
+        events.append(
+            (
+                Updated(
+                    s,
+                    {
+                        "loss": loss + noise.gauss(0, 0.06),
+                        "token_accuracy": 0.92 - 0.55 * math.exp(-s / 9),
+                        "lr": 2e-4 * (1 - s / steps),
+                        "grad_norm": 1.4 * math.exp(-s / 30),
+                        "tokens_per_s": 5200 + noise.gauss(0, 100),
+                    },
+                ),
+                start + s / 2,
+            )
+        )
         if s % 10 == 0:
-            events += [(Evaluated(s, {"eval_loss": loss + 0.04, "eval_token_accuracy": 0.9 - 0.55 * math.exp(-s / 9)}),
-                        start + s / 2), (Probed(s, "sft", answers(min(s // 3, 20))), start + s / 2)]
+            events += [
+                (
+                    Evaluated(s, {"eval_loss": loss + 0.04, "eval_token_accuracy": 0.9 - 0.55 * math.exp(-s / 9)}),
+                    start + s / 2,
+                ),
+                (Probed(s, "sft", answers(min(s // 3, 20))), start + s / 2),
+            ]
     append(path, [*events, (Done(steps, "finished", "One pass over the data is done."), start + steps / 2)])
     status(path, "finished", steps, steps)
     return path
@@ -178,13 +236,37 @@ def make_reward(root: Path, name: str = "reward-1", steps: int = 50, age: float 
     events: list[tuple[Event, float]] = [(Started("reward", 0, steps), start)]
     for s in range(1, steps + 1):
         grown = 1 - math.exp(-s / 14)
-        events.append((Updated(s, {"loss": 0.693 - 0.22 * grown + noise.gauss(0, 0.03), "margin": 1.1 * grown,
-                                   "accuracy": 0.5 + 0.27 * grown + noise.gauss(0, 0.04), "reward_mean": 0.05,
-                                   "reward_std": 0.2 + 0.8 * grown, "lr": 1e-4 * (1 - s / steps), "grad_norm": 1.0}),
-                       start + s))
+        events.append(
+            (
+                Updated(
+                    s,
+                    {
+                        "loss": 0.693 - 0.22 * grown + noise.gauss(0, 0.03),
+                        "margin": 1.1 * grown,
+                        "accuracy": 0.5 + 0.27 * grown + noise.gauss(0, 0.04),
+                        "reward_mean": 0.05,
+                        "reward_std": 0.2 + 0.8 * grown,
+                        "lr": 1e-4 * (1 - s / steps),
+                        "grad_norm": 1.0,
+                    },
+                ),
+                start + s,
+            )
+        )
         if s % 10 == 0:
-            events.append((Evaluated(s, {"eval_accuracy": 0.5 + 0.22 * grown, "eval_loss": 0.693 - 0.18 * grown,
-                                         "gold_accuracy": 0.5 + 0.3 * grown}), start + s))
+            events.append(
+                (
+                    Evaluated(
+                        s,
+                        {
+                            "eval_accuracy": 0.5 + 0.22 * grown,
+                            "eval_loss": 0.693 - 0.18 * grown,
+                            "gold_accuracy": 0.5 + 0.3 * grown,
+                        },
+                    ),
+                    start + s,
+                )
+            )
     append(path, [*events, (Done(steps, "finished", "One pass over the pairs is done."), start + steps)])
     status(path, "finished", steps, steps)
     return path

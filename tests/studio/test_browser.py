@@ -53,7 +53,7 @@ def click_point(page: Any, step: int, card: str = "Reward") -> None:
     x, y = point(page, step, card)
     page.mouse.move(x - 3, y)
     page.mouse.move(x, y, steps=3)
-    page.wait_for_selector(f'[data-card="{card}"] .hoverlayer > *')
+    page.wait_for_selector(f'[data-card="{card}"] .hoverlayer > *', state="attached")
     page.mouse.click(x, y)
 
 
@@ -82,7 +82,8 @@ def test_a_zoom_survives_live_updates_and_only_new_points_come(visit: Visit, roo
     page.mouse.down()
     page.mouse.move(x1, y, steps=6)
     page.mouse.up()
-    ranges = "[...document.querySelectorAll('.plots .area')].filter(a => a.layout).map(a => a.layout.xaxis.range)"
+    plots = "[...document.querySelectorAll('.plot:not([data-card=Frontier]) .area')].filter(a => a.layout)"
+    ranges = f"{plots}.map(a => a.layout.xaxis.range)"
     page.wait_for_function(f"{ranges}[0] && {ranges}[0][0] > 5 && {ranges}[1][0] > 5")
     before = page.evaluate(ranges)
     assert before[0] == pytest.approx([10, 30], abs=1)
@@ -95,7 +96,7 @@ def test_a_zoom_survives_live_updates_and_only_new_points_come(visit: Visit, roo
     assert page.evaluate(ranges) == before
     assert page.evaluate("document.querySelector('[data-card=\"Reward\"] .area .main-svg').__same"), "drawn anew"
     page.mouse.move(x0, y)
-    page.mouse.dblclick(x0, y)
+    page.locator('[data-card="Reward"]').get_by_role("button", name="Reset axes").click()
     page.wait_for_function(f"{ranges}.every(r => r[1] > 40 || r[0] < 5)")
 
 
@@ -103,7 +104,7 @@ def test_a_click_shows_the_answers_of_that_step(visit: Visit, root: Path) -> Non
     make_demo(root)
     page = visit()
     drawn(page)
-    expect(answers(page).get_by_text("step 80").first).to_be_visible()
+    expect(answers(page).locator(".answer.now")).to_contain_text("step 80")
     click_point(page, 52)
     expect(answers(page).get_by_text("Step 52 was not probed; the nearest is step 50.")).to_be_visible()
     now = answers(page).locator(".answer.now")
@@ -173,7 +174,7 @@ def test_a_phone(visit: Visit, root: Path) -> None:
     wide = "document.documentElement.scrollWidth"
     assert page.evaluate(wide) <= 400
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
-    assert page.locator(".plot").first.bounding_box()["width"] > 300
+    assert page.locator("[data-card]").first.bounding_box()["width"] > 300
     page.get_by_role("tab", name="Sample").click()
     page.get_by_role("button", name="What colour is the crow?").click()
     expect(page.locator('.column[data-role="policy"] .said')).to_have_text(SAID["policy"])
@@ -212,7 +213,7 @@ def test_every_control_has_a_name(visit: Visit, root: Path) -> None:
     page = visit()
     drawn(page)
     page.get_by_text("Live settings").click()
-    nameless = """() => [...document.querySelectorAll('.lab :is(button, input, select, textarea, [role=img])')]
+    nameless = """() => [...document.querySelectorAll('.lab :is(button, input, select, textarea, [role=group])')]
         .filter(e => !(e.getAttribute('aria-label') || e.textContent.trim() || (e.labels && e.labels.length)))
         .map(e => e.outerHTML)"""
     assert page.evaluate(nameless) == []
@@ -252,7 +253,7 @@ def test_states(visit: Visit, root: Path, state: str, more: dict, words: str) ->
     expect(page.get_by_label("The run", exact=True)).to_contain_text(words)
     if state == "failed":
         broken = page.get_by_label("Invariants").locator("li.broken")
-        expect(broken).to_contain_text("0.043 > 0.01")
+        expect(broken).to_contain_text("0.043 · limit 0.01")
         expect(broken.get_by_label("broken")).to_have_text("✗")
     if state == "finished":
         expect(page.get_by_role("button", name="Play")).to_be_disabled()
@@ -261,8 +262,15 @@ def test_states(visit: Visit, root: Path, state: str, more: dict, words: str) ->
 def test_a_silent_worker(visit: Visit, root: Path) -> None:
     path = make_ppo(root, steps=30, state="running")
     page = visit()
-    status(path, "running", 30, 100, heartbeat=time.time() - 6.5)
-    expect(page.get_by_text(re.compile(r"last update \d+ s ago, worker silent$"))).to_be_visible()
+    words = page.get_by_text(re.compile(r"last update \d+ s ago, worker silent$"))
+    drawn(page)
+
+    def silent() -> bool:
+        status(path, "running", 30, 100, heartbeat=time.time() - 7)
+        page.wait_for_timeout(100)
+        return words.count() == 1
+
+    wait_for(silent)
 
 
 def test_no_engine(visit: Visit, root: Path, engine: FakeEngine) -> None:
@@ -314,7 +322,7 @@ def test_samples_stream_side_by_side(visit: Visit, engine: FakeEngine) -> None:
     heat = policy.locator(".token")
     expect(heat).to_have_count(18)
     expect(heat.nth(1)).to_have_attribute("title", "Δ log p +2.2 nats")
-    assert policy.locator(".token.far").count() == 8  # |2.6 sin i| > 2 for 8 of i = 0 … 17
+    assert policy.locator(".token.far").count() == 7  # |2.6 sin i| > 2 for i = 1, 2, 5, 8, 11, 14, 17
     assert engine.asked[0][1:] == (("base", "sft", "policy", "reference"), "What is the capital of Norway?", 1.0, 32, 0)
 
 

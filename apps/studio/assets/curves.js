@@ -173,7 +173,7 @@
         el("ul", { class: "checks" }, focus.checks.map((c) => el("li", { class: c.ok ? "ok" : "broken" },
           el("span", { class: "mark", text: c.ok ? "✓" : "✗", role: "img", "aria-label": c.ok ? "holds" : "broken" }),
           el("span", { text: c.name }),
-          el("span", { class: "num small value", text: `${Lab.num(c.value, 2)} ≤ ${Lab.num(c.limit, 2)}`.replace(c.ok ? "" : "≤", c.ok ? "" : "> ") }),
+          el("span", { class: "num small value", text: `${Lab.num(c.value, 2)} · limit ${Lab.num(c.limit, 2)}` }),
           el("p", { text: c.sentence })))),
       ]);
       checks.hidden = !focus.checks.length;
@@ -202,7 +202,7 @@
     }
     function makePlot(card) {
       const now = el("div", { class: "now" }), title = el("h3", {}), hint = el("div", { class: "small muted" });
-      const area = el("div", { class: "area", role: "img" });
+      const area = el("div", { class: "area", role: "group" });
       const node = el("article", { class: "card plot", "data-card": card.key }, el("header", {}, el("div", {}, title, hint), now), area);
       const p = { node, area, now, title, hint, signature: null, key: card.key };
       plots.set(card.key, p);

@@ -1,0 +1,84 @@
+"""The benchmarks run and say what they find; nothing here is timed."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from benchmarks import gpu, memory
+from benchmarks.run import RACES, Outcome, passes
+from benchmarks.turns import ROOT, Contender, ContenderError
+
+
+def test_the_gpu_benchmark_runs_its_whole_path_on_the_cpu(tmp_path):
+    target = tmp_path / "out.json"
+    result = CliRunner().invoke(gpu.main, ["--tiny", "--device", "cpu", "--target", str(target)])
+    assert result.exit_code == 0, result.output
+    found = json.loads(target.read_text())
+    rows = found["models"]["tiny"]["rows"]
+    assert not [name for name, row in rows.items() if "error" in row or "skipped" in row], rows
+    speeds = [row["tokens_per_s"] for name, row in rows.items() if not name.startswith("agreement")]
+    assert len(speeds) >= 10
+    assert all(speed > 0 for speed in speeds)
+    assert rows["agreement nf4"]["greatest_gap_nats"] < 1e-4
+    assert found["machine"]["launch_us"] > 0
+    assert "sft over plain, tokens/s" in found["models"]["tiny"]["ratios"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_the_gpu_benchmark_says_so_in_a_sentence():
+    result = CliRunner().invoke(gpu.main, [])
+    assert result.exit_code == 1
+    assert "torch sees no GPU" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_failed_measurement_becomes_a_sentence_and_time_that_is_up_is_said(capsys):
+    def broken():
+        raise ValueError("no such layer")
+
+    clock = gpu.Clock(torch.device("cpu"), minutes=1, repeats=1)
+    assert gpu.attempt("x", broken, clock) == {"error": "ValueError: no such layer"}
+    assert gpu.attempt("x", broken, gpu.Clock(torch.device("cpu"), 0, 1)) == {"skipped": "the time given was used up"}
+
+
+def test_a_peak_is_seen_after_its_memory_is_given_back():
+    before = memory.reset_peak()
+    block = torch.ones(64 << 20, dtype=torch.uint8)
+    del block
+    assert memory.resident("VmHWM") - before > 48 << 20
+
+
+def outcome(ours, theirs, **agreement):
+    return Outcome("sft", agreement or {"loss gap": 0.0, "gradient cosine": 1.0}, ours, theirs, ours, theirs, block=2)
+
+
+def test_ratios_are_those_of_medians_and_the_range_that_of_blocks():
+    found = outcome([1.0, 1.0, 2.0, 2.0], [3.0, 3.0, 4.0, 4.0])
+    assert found.ratio == 3.5 / 1.5
+    assert found.spread == (2.0, 3.0)
+
+
+def test_a_row_passes_at_its_gate_and_only_with_the_same_work():
+    gate = next(r.gate for r in RACES if r.name == "sft")
+    assert passes(outcome([1.0], [gate]))
+    assert not passes(outcome([1.0], [gate * 0.99]))
+    assert not passes(outcome([1.0], [9.0], **{"loss gap": 0.01, "gradient cosine": 1.0}))
+    assert not passes(outcome([1.0], [9.0], **{"loss gap": 0.0, "gradient cosine": 0.99}))
+    assert not passes(outcome([1.0], [9.0], **{"same tokens": 0.98}))
+
+
+def test_a_contender_does_a_step_when_told_to_and_its_failure_is_told(tmp_path):
+    (tmp_path / "toy.py").write_text(
+        "import sys; sys.path.insert(0, '.')\nfrom benchmarks.turns import Turn\nturn = Turn()\nprint('noise')\n"
+        "turn.ready(hello=1)\nfor i in range(2):\n    turn.wait(); turn.done(i=i)\nraise SystemExit('worn out')\n"
+    )
+    (ROOT / "benchmarks").is_dir()
+    toy = Contender(sys.executable, "runpy_toy", tmp_path)
+    with pytest.raises(ContenderError, match="No module named runpy_toy"):
+        toy.start()
+    toy.stop()
