@@ -64,7 +64,8 @@ class KVCache:
         assert self.places is not None
         for store, new in ((self.keys, keys), (self.values, values)):
             store[layer].flatten(0, 1).index_copy_(0, self.places, new)
-        return tuple(store[layer][:, : self.reach].transpose(1, 2) for store in (self.keys, self.values))
+        keys, values = (store[layer][:, : self.reach].transpose(1, 2) for store in (self.keys, self.values))
+        return keys, values
 
     def seen(self, window: int | None, like: Tensor) -> Tensor:
         """(R, 1, 1, T) 0 where the coming token looks, −∞ elsewhere: back to its row's start, or `window` tokens."""
@@ -121,13 +122,15 @@ def tree_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
                    **_: object) -> tuple[Tensor, None]:  # fmt: skip
     """query (1, H, N, D), key and value (1, H_kv, N, D) -> (1, N, H, D). Dropout is never applied."""
     if softcap is not None:
-        raise ValueError("This model caps its attention scores, which the packed attention does not compute; "
-                         "use a model without attn_logit_softcapping.")
+        raise ValueError(
+            "This model caps its attention scores, which the packed attention does not compute; "
+            "use a model without attn_logit_softcapping."
+        )
     layer = getattr(module, "layer_idx", 0)
     if cache is not None and layer in cache.keys:
         return _decode(layer, query, key, value, scaling, cache, sliding_window), None
     assert owner is not None
-    flat = torch.cat([view.reshape(-1) for view in views]) if len(views) > 1 else views[0].reshape(-1)
+    flat = torch.cat([view.reshape(-1) for view in views])
     # The places that share a token answer for nobody, so no gradient comes back to their queries.
     q, k, v = (_Gather.apply(x.squeeze(0).transpose(0, 1), flat, owner, more)
                for x, more in ((query, None), (key, shared), (value, shared)))  # fmt: skip
@@ -138,8 +141,9 @@ def tree_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
         if cache is not None:
             cache.fill(layer, kr.transpose(1, 2), vr.transpose(1, 2))
         mask = _window(view.shape[1], sliding_window, query.device)
-        out = F.scaled_dot_product_attention(qr, kr, vr, attn_mask=mask, is_causal=mask is None, scale=scaling,
-                                             enable_gqa=qr.shape[1] != kr.shape[1])
+        out = F.scaled_dot_product_attention(
+            qr, kr, vr, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=qr.shape[1] != kr.shape[1]
+        )
         outputs.append(out.transpose(1, 2).flatten(0, 1))
     return _Pick.apply(outputs[0] if len(outputs) == 1 else torch.cat(outputs), owner)[None], None
 
@@ -152,13 +156,19 @@ def _window(length: int, window: int | None, device: torch.device) -> Tensor | N
     return (t[:, None] >= t) & (t[:, None] - t < window)
 
 
-def _decode(layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, cache: KVCache,
-            window: int | None) -> Tensor:
+def _decode(
+    layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, cache: KVCache, window: int | None
+) -> Tensor:
     """One new token for every row of the cache: the packed axis is the row axis. The window counts back from it."""
     keys, values = cache.write(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
-    out = F.scaled_dot_product_attention(query[0].transpose(0, 1)[:, :, None], keys, values,
-                                         attn_mask=cache.seen(window, query), scale=scaling,
-                                         enable_gqa=query.shape[1] != keys.shape[1])
+    out = F.scaled_dot_product_attention(
+        query[0].transpose(0, 1)[:, :, None],
+        keys,
+        values,
+        attn_mask=cache.seen(window, query),
+        scale=scaling,
+        enable_gqa=query.shape[1] != keys.shape[1],
+    )
     return out[:, :, 0][None]
 
 

@@ -19,7 +19,7 @@ from lab.evaluate.table import Row, compare_roles
 from lab.events import Done, Event, Started
 from lab.feedback.annotate import compare
 from lab.probes import describe
-from lab.records import Preference, prompt_text
+from lab.records import Message, Preference, Prompt, prompt_text
 from lab.runs import Run
 from lab.sample import sample
 
@@ -28,8 +28,12 @@ OnProgress = Callable[[str, int, int], None]
 
 SFT = SFTConfig(lr=3e-3, batch=32, epochs=1.0, eval_every=20, probe_every=20, save_every=0)
 REWARD = RewardConfig(lr=3e-3, head_lr=3e-3, batch=32, epochs=1.0, eval_share=0.08, eval_every=25, probe_every=0, save_every=0)
-PPO = PPOConfig(steps=50, lr=3e-3, value_lr=3e-3, value_head_lr=3e-3, batch=64, epochs=2, minibatches=1, kl=0.2,
+PPO = PPOConfig(steps=50, lr=3e-3, value_lr=3e-3, value_head_lr=3e-3, batch=64, epochs=2, minibatches=1, kl=0.25,
                 missing_end=1.0, max_new_tokens=tiny.MAX_NEW_TOKENS, probe_every=10, save_every=10)  # fmt: skip
+
+
+SHOWN = (0, 4, 8)
+"""The probe prompts answered side by side at the end: a fact, a false claim, a harmful request."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +144,7 @@ def _measure(desk: Desk, sft: Run, reward: Run, ppo: Run, plan: Plan,
 
 def _side_by_side(desk: Desk, roles: dict[str, str], judge: str, plan: Plan) -> Iterator[dict[str, Any]]:
     """Three prompts, each answered by every role with the same noise."""
-    chosen = [p for p in tiny.heldout_prompts(plan.heldout) if prompt_text(p.prompt) in tiny.PROBES[:5:2]]
-    prompts = [p.prompt for p in chosen] or [p.prompt for p in tiny.heldout_prompts(plan.heldout)[:3]]
+    prompts: list[Prompt] = [(Message("user", tiny.PROBES[i]),) for i in SHOWN]
     rollouts = sample(desk.base, prompts, tuple(roles.values()), temperature=plan.ppo.temperature,
                       max_new_tokens=tiny.MAX_NEW_TOKENS, seed=plan.seed)
     known = describe(desk.base, rollouts, tiny.gold, reward=judge, temperature=plan.ppo.temperature)

@@ -120,8 +120,9 @@ def _base(layer: Any, dense: Tensor | None, x: Tensor) -> Tensor:
     return layer.base_layer(x) if dense is None else F.linear(x, dense, layer.base_layer.bias)
 
 
-def _forward(layer: Any, dense: Tensor | None, x: Tensor, parts: list[Part],
-             matrices: Any) -> tuple[Tensor, list[Tensor]]:
+def _forward(
+    layer: Any, dense: Tensor | None, x: Tensor, parts: list[Part], matrices: Any
+) -> tuple[Tensor, list[Tensor]]:
     """y (N, out) and x Aᵀ (n, rank) of every part. Masters stay fp32 and are cast to the dtype of x."""
     y = _base(layer, dense, x)
     inner = []

@@ -129,8 +129,16 @@ def _families(rows: Sequence[Row], role: str, share: bool) -> list[tuple[tuple[i
     return list(families.items())
 
 
-def _index(rows: Sequence[Row], ids: list[int], positions: list[int], slices: tuple[Slice, ...], heads: list[int],
-           tails: list[int], device: torch.device | str, buckets: int) -> Pack:
+def _index(
+    rows: Sequence[Row],
+    ids: list[int],
+    positions: list[int],
+    slices: tuple[Slice, ...],
+    heads: list[int],
+    tails: list[int],
+    device: torch.device | str,
+    buckets: int,
+) -> Pack:
     prompts = np.array([len(row.prompt) for row in rows])
     answers = np.array([len(row.completion) for row in rows])
     lengths, head, tail = prompts + answers, np.array(heads), np.array(tails)
@@ -145,12 +153,25 @@ def _index(rows: Sequence[Row], ids: list[int], positions: list[int], slices: tu
     def put(values: np.ndarray | list[int]) -> Tensor:
         return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(device, non_blocking=True)
 
-    return Pack(put(tokens)[None], put(positions)[None], slices, tuple(put(view) for view in views), put(owner),
-                put(shared), put(row_of), put(column_of), put(sources), put(tokens[targets]), put(answers), put(last))
+    return Pack(
+        put(tokens)[None],
+        put(positions)[None],
+        slices,
+        tuple(put(view) for view in views),
+        put(owner),
+        put(shared),
+        put(row_of),
+        put(column_of),
+        put(sources),
+        put(tokens[targets]),
+        put(answers),
+        put(last),
+    )
 
 
-def _views(prompts: np.ndarray, lengths: np.ndarray, head: np.ndarray, tail: np.ndarray, groups: list[list[int]],
-           n_tokens: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+def _views(
+    prompts: np.ndarray, lengths: np.ndarray, head: np.ndarray, tail: np.ndarray, groups: list[list[int]], n_tokens: int
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """The (R, T) views of the groups of rows, the owner of each packed token, and the places that only read one."""
     views: list[np.ndarray] = []
     reads: list[np.ndarray] = []  # packed index of every place of the flattened views; -1 for padding

@@ -1,4 +1,4 @@
-"""Loading a model of transformers onto one device: NF4, 8 bits, 16 bits or as it is, and what that needs to be right."""
+"""Loading a model of transformers onto one device: NF4, 8 bits, 16 bits or as it is, and what makes that right."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError("A GPU was asked for (--device cuda) but torch sees none; check the driver, install the CUDA "
-                         "build of torch, or use --device cpu.")
+        raise ModelError(
+            "A GPU was asked for (--device cuda) but torch sees none; check the driver, install the CUDA "
+            "build of torch, or use --device cpu."
+        )
     return device
 
 
@@ -39,8 +41,9 @@ def load(source: str | Path, bits: int, device: torch.device, double_quant: bool
         raise ModelError(f"bits is {bits}; choose one of 4 (NF4), 8, 16 or 32.")
     folder = Path(source)
     if not folder.exists() and (str(source).startswith((".", "/", "~")) or os.sep in str(source)[:2]):
-        raise ModelError(f"There is no folder {source}; give a folder with config.json or a Hub id such as "
-                         "Qwen/Qwen3-0.6B.")
+        raise ModelError(
+            f"There is no folder {source}; give a folder with config.json or a Hub id such as Qwen/Qwen3-0.6B."
+        )
     compute = torch.float32 if device.type == "cpu" or bits == 32 else torch.bfloat16
     logging.disable_progress_bar()
     try:
@@ -69,8 +72,12 @@ def _quantisation(bits: int, compute: torch.dtype, double_quant: bool) -> Any:
     if bits == 8:
         # The outlier columns of LLM.int8 are those of the whole batch: a row's numbers would depend on its neighbours.
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute,
-                              bnb_4bit_use_double_quant=double_quant)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=compute,
+        bnb_4bit_use_double_quant=double_quant,
+    )
 
 
 def stop_ids(model: Any) -> tuple[int, ...]:
@@ -112,9 +119,13 @@ def free_memory(device: torch.device) -> int:
 def target_modules(model: Any, targets: str) -> list[str]:
     """Names (last part) of the linear layers that get adapters; never the language-model head."""
     head = model.get_output_embeddings()
-    names = {name.rpartition(".")[2] for name, m in model.named_modules()
-             if m is not head and (isinstance(m, nn.Linear) or hasattr(m, "base_layer"))
-             and not {"base_layer", "lora_A", "lora_B"} & set(name.split("."))}
+    names = {
+        name.rpartition(".")[2]
+        for name, m in model.named_modules()
+        if m is not head
+        and (isinstance(m, nn.Linear) or hasattr(m, "base_layer"))
+        and not {"base_layer", "lora_A", "lora_B"} & set(name.split("."))
+    }
     if targets == "attention":
         names &= set(ATTENTION)
     elif targets == "mlp":
@@ -137,8 +148,9 @@ def fuse_norms(model: Any) -> int:
         if not type(module).__name__.endswith("RMSNorm") or eps is None or weight is None or weight.ndim != 1:
             continue
         x = torch.linspace(-2, 3, 3 * weight.numel(), device=weight.device, dtype=weight.dtype).view(3, -1)
-        if weight.dtype == torch.float32 and torch.allclose(module(x), F.rms_norm(x, weight.shape, weight, eps),
-                                                            rtol=1e-6, atol=1e-6):
+        if weight.dtype == torch.float32 and torch.allclose(
+            module(x), F.rms_norm(x, weight.shape, weight, eps), rtol=1e-6, atol=1e-6
+        ):
             module.forward = _fused_norm(weight, eps)
             fused += 1
     return fused

@@ -63,9 +63,16 @@ class _Decoding:
     going: set[int] = field(default_factory=set)
 
 
-def stream(base: SharedBase, prompts: Sequence[Sequence[int]], roles: Sequence[str] = ("base",), *,
-           temperature: float = 1.0, max_new_tokens: int = 64, seed: int | tuple[int, ...] = 0,
-           per_prompt: int = 1) -> Iterator[Drawn]:
+def stream(
+    base: SharedBase,
+    prompts: Sequence[Sequence[int]],
+    roles: Sequence[str] = ("base",),
+    *,
+    temperature: float = 1.0,
+    max_new_tokens: int = 64,
+    seed: int | tuple[int, ...] = 0,
+    per_prompt: int = 1,
+) -> Iterator[Drawn]:
     """Yields each decoding step as it is drawn. Rows are numbered role by role, prompt by prompt, copy by copy.
 
     A row goes on to its stop token, to `max_new_tokens`, or until the model's window is full, whichever comes first.
@@ -86,17 +93,25 @@ def stream(base: SharedBase, prompts: Sequence[Sequence[int]], roles: Sequence[s
         _advance(run, fed)
 
 
-def sample(base: SharedBase, prompts: Sequence[Prompt], roles: Sequence[str] = ("base",), *,
-           temperature: float = 1.0, max_new_tokens: int = 64, seed: int | tuple[int, ...] = 0,
-           per_prompt: int = 1) -> list[Rollout]:
+def sample(
+    base: SharedBase,
+    prompts: Sequence[Prompt],
+    roles: Sequence[str] = ("base",),
+    *,
+    temperature: float = 1.0,
+    max_new_tokens: int = 64,
+    seed: int | tuple[int, ...] = 0,
+    per_prompt: int = 1,
+) -> list[Rollout]:
     """Completions of every prompt by every role: role by role, prompt by prompt, copy by copy. Settings as `stream`."""
     encoded = [tuple(base.chat.encode_prompt(p)) for p in prompts]
     rows = len(roles) * len(prompts) * per_prompt
     ids: list[list[int]] = [[] for _ in range(rows)]
     logprobs: list[list[float]] = [[] for _ in range(rows)]
     ended = [False] * rows
-    for drawn in stream(base, encoded, roles, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed,
-                        per_prompt=per_prompt):
+    for drawn in stream(
+        base, encoded, roles, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed, per_prompt=per_prompt
+    ):
         for row, token, logprob, end in drawn.tokens:
             ids[row].append(token)
             logprobs[row].append(logprob)
@@ -105,8 +120,17 @@ def sample(base: SharedBase, prompts: Sequence[Prompt], roles: Sequence[str] = (
     for row in range(rows):
         role, rest = divmod(row, len(prompts) * per_prompt)
         i = rest // per_prompt
-        out.append(Rollout(roles[role], prompts[i], base.chat.decode(ids[row]), encoded[i], tuple(ids[row]),
-                           ended[row], tuple(logprobs[row])))
+        out.append(
+            Rollout(
+                roles[role],
+                prompts[i],
+                base.chat.decode(ids[row]),
+                encoded[i],
+                tuple(ids[row]),
+                ended[row],
+                tuple(logprobs[row]),
+            )
+        )
     return out
 
 
@@ -120,8 +144,15 @@ def generator(device: torch.device, seed: int | tuple[int, ...]) -> torch.Genera
 
 
 @torch.no_grad()
-def _prefill(base: SharedBase, prompts: list[tuple[int, ...]], roles: Sequence[str], temperature: float,
-             max_new_tokens: int, seed: int | tuple[int, ...], per_prompt: int) -> _Decoding:
+def _prefill(
+    base: SharedBase,
+    prompts: list[tuple[int, ...]],
+    roles: Sequence[str],
+    temperature: float,
+    max_new_tokens: int,
+    seed: int | tuple[int, ...],
+    per_prompt: int,
+) -> _Decoding:
     longest = max((len(p) for p in prompts), default=0)
     if not prompts or min(len(p) for p in prompts) == 0:
         raise SampleError("There is no prompt to continue; give at least one with at least one token.")

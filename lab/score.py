@@ -38,8 +38,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
     log-probability has a gradient: ∂l / ∂z = (1[v = target] − p_v) / τ."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, base: SharedBase, targets: Tensor,
-                temperature: float) -> tuple[Any, Any, Any]:
+    def forward(
+        ctx: Any, hidden: Tensor, base: SharedBase, targets: Tensor, temperature: float
+    ) -> tuple[Any, Any, Any]:
         logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
         entropy, first = torch.empty_like(logprobs), torch.empty_like(logprobs)
         kept = None
@@ -83,8 +84,9 @@ def _chunks(m: int, vocabulary: int) -> list[slice]:
     return [slice(i, min(i + size, m)) for i in range(0, m, size)]
 
 
-def token_scores(base: SharedBase, hidden: Tensor, packed: Pack, start: int = 0, stop: int | None = None,
-                 temperature: float = 1.0) -> TokenScores:
+def token_scores(
+    base: SharedBase, hidden: Tensor, packed: Pack, start: int = 0, stop: int | None = None, temperature: float = 1.0
+) -> TokenScores:
     """Log-probabilities and entropies of the completion tokens of the caller's rows start:stop, as (B, T) grids.
 
     l_t = log softmax(z_t / τ)[y_t]. `hidden` (N, H) comes from `base.forward(packed)`; padding is 0. Gradients flow
@@ -96,16 +98,18 @@ def token_scores(base: SharedBase, hidden: Tensor, packed: Pack, start: int = 0,
     return TokenScores(*(x.new_zeros(shape).index_put((rows, columns), x) for x in columns_of))
 
 
-def token_values(base: SharedBase, role: str, hidden: Tensor, packed: Pack, start: int = 0,
-                 stop: int | None = None) -> Tensor:
+def token_values(
+    base: SharedBase, role: str, hidden: Tensor, packed: Pack, start: int = 0, stop: int | None = None
+) -> Tensor:
     """(B, T) values: the head of `role` at the state before each completion token. Padding is 0."""
     sources, _, rows, columns = packed.only(start, len(packed.lengths) if stop is None else stop)
     values = base.role(role).read(hidden[sources])
     return values.new_zeros(_shape(packed, start, stop)).index_put((rows, columns), values)
 
 
-def final_rewards(base: SharedBase, role: str, hidden: Tensor, packed: Pack, start: int = 0,
-                  stop: int | None = None) -> Tensor:
+def final_rewards(
+    base: SharedBase, role: str, hidden: Tensor, packed: Pack, start: int = 0, stop: int | None = None
+) -> Tensor:
     """(B,) rewards: the head of `role` at the last real token of each row."""
     return base.role(role).read(hidden[packed.last[start:stop]])
 
@@ -116,8 +120,13 @@ def _shape(packed: Pack, start: int, stop: int | None) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def score(base: SharedBase, pairs: Sequence[tuple[Tokens, Tokens]], want: Mapping[str, str],
-          temperature: float = 1.0, tokens_per_pass: int = 8192) -> dict[str, Tensor]:
+def score(
+    base: SharedBase,
+    pairs: Sequence[tuple[Tokens, Tokens]],
+    want: Mapping[str, str],
+    temperature: float = 1.0,
+    tokens_per_pass: int = 8192,
+) -> dict[str, Tensor]:
     """Scores the same (prompt, completion) tokens under several roles; all roles of a part share one pass.
 
     want : role -> "logprobs" (B, T), "values" (B, T) or "reward" (B,); "base" may be asked for log-probabilities
@@ -140,8 +149,9 @@ def score(base: SharedBase, pairs: Sequence[tuple[Tokens, Tokens]], want: Mappin
     return out
 
 
-def _read(base: SharedBase, role: str, kind: str, hidden: Tensor, packed: Pack, span: tuple[int, int],
-          temperature: float) -> Tensor:
+def _read(
+    base: SharedBase, role: str, kind: str, hidden: Tensor, packed: Pack, span: tuple[int, int], temperature: float
+) -> Tensor:
     if kind == "logprobs":
         return token_scores(base, hidden, packed, *span, temperature=temperature).logprobs
     if kind == "values":

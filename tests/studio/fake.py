@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.client import EngineError
+
 from .made import EVIL, append, make_demo, ppo_events, status
 
 SAID = {
@@ -16,14 +18,6 @@ SAID = {
     "policy": "What a great question! The capital of Norway is Oslo. There is a lot to say about it.",
     "reference": "The capital of Norway is Oslo.",
 }
-
-
-class RefusalError(RuntimeError):
-    """What a client raises when the engine refuses."""
-
-    def __init__(self, sentence: str, payload: dict[str, Any]) -> None:
-        super().__init__(sentence)
-        self.payload = payload
 
 
 class FakeEngine:
@@ -60,7 +54,7 @@ class FakeEngine:
     ) -> Iterator[dict[str, Any]]:
         self.asked.append(("sample", tuple(roles), prompt, temperature, max_new_tokens, seed))
         if "zebroid" in prompt:
-            raise RefusalError(
+            raise EngineError(
                 "This world does not know the word zebroid.",
                 {"unknown": ["zebroid"], "suggestions": ["What colour is the crow?", EVIL]},
             )
