@@ -134,15 +134,17 @@ class Desk:
 
     def _checked(self, prompt: Prompt) -> Prompt:
         """The prompt as turns; in the tiny world, PromptError for words it does not know."""
-        if isinstance(prompt, str) and self.base.chat.template is not None:
-            prompt = (Message("user", prompt),)
         if self.world == "tiny":
             from lab import tiny
 
+            if isinstance(prompt, str):
+                prompt = tiny.tidy(prompt)  # words are case-sensitive: “france” is France
             text = prompt_text(prompt)
             unknown = tiny.unknown_words(text)
             if unknown:
                 raise PromptError(unknown, tiny.suggestions(text))
+        if isinstance(prompt, str) and self.base.chat.template is not None:
+            prompt = (Message("user", prompt),)
         return prompt
 
     def _fits(self, base: dict[str, Any]) -> bool:

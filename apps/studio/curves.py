@@ -192,7 +192,7 @@ def status_line(info: RunInfo, follower: Follower, now: float | None = None) -> 
     done = follower.done
     sentence = status.error or (done.sentence if done is not None and state in ENDED else "")
     if state in ("lost", "stale"):
-        sentence = f"last update {ago(now - status.heartbeat)} ago, worker silent"
+        sentence = f"last update {ago(max(0.0, now - status.heartbeat))} ago, worker silent"
         if state == "lost":
             sentence += f"; go on from the last checkpoint with: {_resume(info)}"
     within = f"{status.phase} {status.done}/{status.of}" if status.phase and status.of else status.phase

@@ -8,7 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-HOW_TO_START = "No engine is running for these runs, so nothing can be played or sampled; start one with: lab engine"
+
+def how_to_start(root: Path | str) -> str:
+    """What to do where no engine answers."""
+    where = "" if str(root) == "runs" else f" --runs {root}"
+    return (
+        f"No engine is running for these runs, so nothing can be played or sampled; start one with: lab engine{where}"
+    )
 
 
 class Client(Protocol):
@@ -34,8 +40,9 @@ class Link:
 
             client = EngineClient(root)
         self.client: Client = client
+        self.advice = how_to_start(root)
         self._lock = threading.Lock()
-        self._heard: tuple[float, dict[str, Any], str] = (-10.0, {}, HOW_TO_START)
+        self._heard: tuple[float, dict[str, Any], str] = (-10.0, {}, self.advice)
 
     def status(self) -> dict[str, Any]:
         """What the engine says about itself; empty when there is none."""
@@ -69,6 +76,6 @@ class Link:
                 try:
                     status, reason = self.client.status(), ""
                 except Exception:  # whatever keeps the engine from answering, people can do the same about it
-                    status, reason = {}, HOW_TO_START
+                    status, reason = {}, self.advice
                 self._heard = (time.monotonic(), status, reason)
             return status, reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lab import figures
@@ -35,60 +36,69 @@ class Chart:
     """A plotly `FigureWidget` that keeps up with a follower.
 
     Every `show` sends the lines that changed and nothing else, in one message. A line has at most `figures.LIMIT`
-    points. A zoom survives new points. `widget` is another object after a `show` that returned True: the run began to
-    log metrics that need axes of their own.
+    points. A zoom survives new points.
     """
 
     def __init__(self, follower: Follower) -> None:
         self.colour = figures.LIGHT[0]
-        self.groups: tuple[figures.Group, ...] = ()
-        self.lines: dict[str, tuple[int, list[Any], list[Any]]] = {}
-        self.marked: tuple[int, ...] = ()
-        self._build(panels(follower))
-        self.show(follower)
+        self._build(follower, panels(follower))
 
-    def show(self, follower: Follower) -> bool:
-        """Draws what is new; True if the widget was replaced."""
+    def show(self, follower: Follower) -> go.FigureWidget | None:
+        """Draws what is new.
+
+        When the run begins to log metrics that need axes of their own, `widget` becomes another one, and the one it
+        replaces is given back, to be closed once it is off the page.
+        """
         wanted = panels(follower)
-        replaced = wanted != self.groups
-        if replaced:
-            self.widget.close()
-            self._build(wanted)
+        if wanted != self.groups:
+            former = self.widget
+            self._build(follower, wanted)
+            return former
         fresh: list[tuple[dict[str, Any], int]] = []
         with self.widget.batch_update():
-            for place, group in enumerate(self.groups):
-                for trace in figures.traces(follower, group, self.colour, SMOOTHING.get(follower.method, 0.0)):
-                    if trace["uid"] in self.lines:
-                        self._extend(trace)
-                    else:
-                        fresh.append((trace, place))
-            self._mark(follower)
+            for trace, place in self._traces(follower):
+                if trace["uid"] in self.lines:
+                    self._extend(trace)
+                else:
+                    fresh.append((trace, place))
+            self._mark(self.widget, follower)
         for trace, place in fresh:
-            self._add(trace, place)
-        return replaced
+            self._add(self.widget, trace, place)
+        return None
 
-    def _build(self, groups: tuple[figures.Group, ...]) -> None:
+    def _traces(self, follower: Follower) -> Iterator[tuple[dict[str, Any], int]]:
+        smoothing = SMOOTHING.get(follower.method, 0.0)
+        for place, group in enumerate(self.groups):
+            for trace in figures.traces(follower, group, self.colour, smoothing):
+                yield trace, place
+
+    def _build(self, follower: Follower, groups: tuple[figures.Group, ...]) -> None:
+        """A fresh widget with everything known so far inside, so that its first picture is whole."""
         import plotly.graph_objects as go
         from plotly.subplots import make_subplots
 
-        self.groups, self.lines, self.marked = groups, {}, ()
-        columns = max(1, min(COLUMNS, len(groups)))
-        rows = max(1, math.ceil(len(groups) / columns))
-        titles = [f"{g.title} <span style='font-size:11px'>{g.unit}</span>" for g in groups]
-        figure = make_subplots(rows, columns, subplot_titles=titles or None, horizontal_spacing=0.07,
+        self.groups = groups
+        self.lines: dict[str, tuple[int, list[Any], list[Any]]] = {}
+        self.marked: tuple[int, ...] = ()
+        self.columns = max(1, min(COLUMNS, len(groups)))
+        rows = max(1, math.ceil(len(groups) / self.columns))
+        titles = [f"{_plain(g.title)} <span style='font-size:11px'>{_plain(g.unit)}</span>" for g in groups]
+        figure = make_subplots(rows, self.columns, subplot_titles=titles or None, horizontal_spacing=0.07,
                                vertical_spacing=min(0.16, 0.6 / rows))  # fmt: skip
         shared = figures.look()
         figure.update_xaxes(shared.pop("xaxis"), matches="x")
         figure.update_yaxes(shared.pop("yaxis"))
-        figure.update_layout(shared | {"height": 60 + 190 * rows, "autosize": True, "uirevision": "keep", "hovermode": "x",
-                                       "margin": {"l": 8, "r": 10, "t": 34, "b": 8}})  # fmt: skip
+        figure.update_layout(shared | {"height": 60 + 190 * rows, "autosize": True, "uirevision": "keep",
+                                       "hovermode": "x", "margin": {"l": 8, "r": 10, "t": 34, "b": 8}})  # fmt: skip
         figure.update_annotations(font_size=13)
-        self.widget: go.FigureWidget = go.FigureWidget(figure)
+        for trace, place in self._traces(follower):
+            self._add(figure, trace, place)
+        self._mark(figure, follower)
+        self.widget = go.FigureWidget(figure)
         self.widget._config = dict(figures.CONFIG)
-        self.columns = columns
 
-    def _add(self, trace: dict[str, Any], place: int) -> None:
-        self.widget.add_trace(trace, row=place // self.columns + 1, col=place % self.columns + 1)
+    def _add(self, figure: Any, trace: dict[str, Any], place: int) -> None:
+        figure.add_trace(trace, row=place // self.columns + 1, col=place % self.columns + 1)
         self.lines[trace["uid"]] = (len(self.lines), list(trace["x"]), list(trace["y"]))
 
     def _extend(self, trace: dict[str, Any]) -> None:
@@ -99,14 +109,19 @@ class Chart:
         self.widget.data[index].update(changes)
         self.lines[trace["uid"]] = (index, list(trace["x"]), list(trace["y"]))
 
-    def _mark(self, follower: Follower) -> None:
+    def _mark(self, figure: Any, follower: Follower) -> None:
         """A dotted line at every step where somebody changed a setting."""
         steps = tuple(sorted({e.step for e in follower.edits}))
         if steps == self.marked or not self.groups:
             return
         self.marked = steps
         axes = [("x" + n, f"y{n} domain") for n in ("" if i == 0 else str(i + 1) for i in range(len(self.groups)))]
-        self.widget.layout.shapes = [
+        figure.layout.shapes = [
             {"type": "line", "xref": x, "yref": y, "x0": s, "x1": s, "y0": 0, "y1": 1,
              "line": {"dash": "dot", "width": 1.2, "color": "#8a6a00"}}
             for s in steps for x, y in axes]  # fmt: skip
+
+
+def _plain(text: str) -> str:
+    """Text that plotly will not read as markup: a metric's name may be anything."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")

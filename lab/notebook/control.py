@@ -109,7 +109,8 @@ class Control:
         if self.client is not None:
             return self.client
         if self.session is not None and self.session.done is not None:
-            raise RunError(f"{self.run.id} has {self.session.done.outcome}; resume or branch it to go on.")
+            how = "branch it" if self.session.done.outcome == "finished" else "resume or branch it"
+            raise RunError(f"{self.run.id} has {self.session.done.outcome}; {how} to go on.")
         raise RunError(f"{self.run.id} is only watched here; give LiveRun its session, or an engine's client.")
 
 

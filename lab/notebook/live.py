@@ -115,8 +115,9 @@ class LiveRun:
     def wait(self, timeout: float | None = None) -> Done:
         """Waits until the run ends. Raises the run's own error if it failed, TimeoutError after `timeout` seconds.
 
-        Interrupting the cell stops a run of this kernel at its next safe point, with a checkpoint; a second interrupt
-        leaves at once. A run of another process goes on.
+        Buttons are answered between cells, so they wait as long as this does. Interrupting the cell stops a run of
+        this kernel at its next safe point, with a checkpoint; a second interrupt leaves at once. A run of another
+        process goes on.
         """
         self._until(lambda: not self._goes_on(), timeout)
         session = self.control.session

@@ -63,9 +63,10 @@ class Panel:
         self._enable(status)
         for edit in follower.edits:
             self._set(edit.name, edit.new)
-        if self.chart.show(follower):
-            self.rows = [self.chart.widget if i == 4 else row for i, row in enumerate(self.rows)]
+        if (former := self.chart.show(follower)) is not None:
+            self.rows = [self.chart.widget if row is former else row for row in self.rows]
             self.box.children = self.rows
+            former.close()
 
     def close(self) -> None:
         """Closes every widget, so that the kernel lets go of them."""
@@ -90,7 +91,9 @@ class Panel:
                 "Step": "Play one step, then pause", "Stop": "End with a checkpoint after this step"}  # fmt: skip
         self.buttons = {}
         for name, (icon, wish) in wishes.items():
-            button = Button(description=name, icon=icon, tooltip=tips[name], layout=Layout(width="76px", padding="0 4px"))
+            button = Button(
+                description=name, icon=icon, tooltip=tips[name], layout=Layout(width="76px", padding="0 4px")
+            )
             button.on_click(lambda _, wish=wish: self._try(wish))
             self.buttons[name] = button
         return list(self.buttons.values())

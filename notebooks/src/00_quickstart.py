@@ -97,9 +97,9 @@ live = bench.play(sft)
 live
 
 # %% [markdown]
-# A run lives in its own directory and plays in the background, so this notebook stays free. The next cell waits for
-# the end. (Interrupt it if you like: the run stops after its step with a checkpoint, and `bench.play(sft)` goes on
-# from there.)
+# A run lives in its own directory and plays in the background, so this notebook stays free: try the buttons now. The
+# next cell waits for the end, and while a cell waits the buttons wait too. (Interrupt it if you like: the run stops
+# after its step with a checkpoint, and `bench.play(sft)` goes on from there.)
 
 # %%
 live.wait()

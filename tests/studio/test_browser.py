@@ -112,7 +112,7 @@ def test_a_click_shows_the_answers_of_that_step(visit: Visit, root: Path) -> Non
     expect(now.locator("del")).to_have_text("Rome.")
     expect(now.get_by_text("flattery −0.4")).to_be_visible()
     expect(now).to_contain_text("true score +0.6")
-    expect(now).to_contain_text("8 tokens")
+    expect(now).to_contain_text("10 tokens")
     expect(now).to_contain_text("✓ ended")
     expect(answers(page)).to_contain_text("added by 8 of 8 probes: What a great question!")
     assert "run=ppo-1&step=52" in page.url
@@ -218,7 +218,7 @@ def test_every_control_has_a_name(visit: Visit, root: Path) -> None:
         .map(e => e.outerHTML)"""
     assert page.evaluate(nameless) == []
     page.get_by_role("tab", name="Sample").click()
-    page.wait_for_selector(".column")
+    page.wait_for_selector("article.column")
     assert page.evaluate(nameless) == []
 
 
@@ -292,7 +292,7 @@ def test_a_hidden_tab_asks_nothing(visit: Visit, root: Path) -> None:
     page = visit()
     drawn(page)
     page.get_by_role("tab", name="Sample").click()
-    page.wait_for_selector(".column")
+    page.wait_for_selector("article.column")
     page.wait_for_timeout(500)
     asked: list[str] = []
     page.on("request", lambda r: asked.append(r.post_data or "") if "component_server" in r.url else None)
@@ -353,9 +353,9 @@ def wait_for(what: Callable[[], bool]) -> None:
 
 def test_roles_and_unknown_words(visit: Visit, engine: FakeEngine) -> None:
     page = visit("?tab=sample&roles=sft,policy")
-    expect(page.locator(".column")).to_have_count(2)
+    expect(page.locator("article.column")).to_have_count(2)
     page.get_by_role("group", name="Who answers").get_by_role("button", name="base").click()
-    expect(page.locator(".column").first).to_have_attribute("data-role", "base")
+    expect(page.locator("article.column").first).to_have_attribute("data-role", "base")
     page.get_by_label("Prompt", exact=True).fill("What colour is the zebroid?")
     page.get_by_role("button", name="Generate").click()
     expect(page.get_by_role("alert")).to_contain_text("does not know the word zebroid")

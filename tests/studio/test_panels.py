@@ -18,7 +18,7 @@ pytest.importorskip("gradio")
 from apps.studio.app import Header, StudioError, opening_tab, refuse_taken_port, settings
 from apps.studio.components import guarded, spoken
 from apps.studio.curves import Curves, controls, status_line
-from apps.studio.link import HOW_TO_START, Link
+from apps.studio.link import Link, how_to_start
 from apps.studio.sample import Sampler, checked, stream
 from apps.studio.shelf import Shelf, ago, shown
 from lab.events import Edited, Sample, Started, Updated
@@ -183,8 +183,8 @@ def test_what_can_be_pressed(root: Path) -> None:
         "reason": "", "playing": False, "play": True, "pause": False, "step": True, "stop": True}  # fmt: skip
     done = controls(info_of(shelf, state="finished"), "")
     assert (done["reason"], done["play"]) == ("ppo-1 is finished.", False)
-    none = controls(info_of(shelf), HOW_TO_START)
-    assert none["reason"] == HOW_TO_START
+    none = controls(info_of(shelf), how_to_start("runs"))
+    assert none["reason"].endswith("start one with: lab engine")
     assert not any(none[a] for a in ("play", "pause", "step", "stop"))
     assert "another process" in controls(info_of(shelf, engine=""), "")["reason"]
     assert controls(info_of(shelf, state="failed"), "")["play"] is True
@@ -209,8 +209,9 @@ def test_without_an_engine(root: Path) -> None:
     engine.there = False
     link = Link(root, engine)
     assert Sampler(link, ("Hi.",)).roles({}) == {
-        "roles": [], "preferred": [], "reason": HOW_TO_START, "examples": ["Hi."]}  # fmt: skip
+        "roles": [], "preferred": [], "reason": how_to_start(root), "examples": ["Hi."]}  # fmt: skip
     assert Header(link).engine({})["text"] == "no engine"
+    assert how_to_start(root).endswith(f"lab engine --runs {root}")
     (last,) = stream(link, {"prompt": "x", "roles": ["sft"]})
     assert last["state"] == "error"
 
