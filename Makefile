@@ -47,10 +47,10 @@ mutants: $(VENV)/.dev ## changes every line of the arithmetic once: do the tests
 bench: $(VENV)/.dev ## how fast it is, beside its peers; ARGS go to the benchmark
 	@$(BIN)/python -m benchmarks.run $(ARGS)
 
-gpu: $(VENV)/.dev ## the tests that need an NVIDIA GPU
-	@$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+gpu: $(VENV)/.dev ## everything worth measuring on an NVIDIA GPU, in one command; writes benchmarks/results/
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
-world: $(VENV)/.dev ## pretrains the tiny world's base again (about 25 minutes on two cores)
+world: $(VENV)/.dev ## pretrains the tiny world's base again (about half an hour on two cores)
 	@$(BIN)/python -m lab.tiny.build $(ARGS)
 
 notebooks: $(VENV)/.dev ## makes the notebooks from their sources

@@ -1,4 +1,4 @@
-"""This library as a contender: python -m benchmarks.ours <work> sft|reward|ppo|ppo-4|ppo-ragged|rollout."""
+"""This library as a contender: python -m benchmarks.ours <work> sft|reward|ppo|ppo-4|ppo-fixed|rollout."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def in_file_order(state: Any, field: str, config: Any) -> Any:
     return state
 
 
-def ppo(work: Path, turn: Turn, epochs: int = 1, ragged: bool = False) -> None:
+def ppo(work: Path, turn: Turn, epochs: int = 1, ragged: bool = True) -> None:
     facts, rows = read_facts(work), read_rows(work)
     base = base_with(work, facts, ("policy", "fresh", False), ("reward", "adapter", True))
     if not ragged:
@@ -181,7 +181,7 @@ def main() -> None:
         "reward": reward,
         "ppo": ppo,
         "ppo-4": lambda w, t: ppo(w, t, 4),
-        "ppo-ragged": lambda w, t: ppo(w, t, 1, True),
+        "ppo-fixed": lambda w, t: ppo(w, t, 1, False),
         "rollout": rollout,
     }[what](work, turn)
 

@@ -46,9 +46,9 @@ class Race:
 RACES = (
     Race("sft", "SFT update, 32 rows", "TRL 1.16 SFTTrainer", "benchmarks.trl_now", 1.3, 1.6),
     Race("reward", "reward-model update, 32 pairs", "TRL 1.16 RewardTrainer", "benchmarks.trl_now", 1.6, 1.9),
-    Race("ppo", "PPO step, 32 × 32 tokens, one pass", "TRL 0.29.1 PPOTrainer", "benchmarks.trl_ppo", 2.0, 3.0, True),
-    Race("ppo-4", "the same, four passes", "TRL 0.29.1 PPOTrainer", "benchmarks.trl_ppo", 1.6, 2.2, True),
-    Race("ppo-ragged", "PPO step, ragged ends", "TRL 0.29.1 PPOTrainer", "benchmarks.trl_ppo", 2.0, 3.0, True),
+    Race("ppo", "PPO step, ragged ends, one pass", "TRL 0.29.1 PPOTrainer", "benchmarks.trl_ppo", 2.0, 3.0, True),
+    Race("ppo-4", "PPO step, ragged ends, four passes", "TRL 0.29.1 PPOTrainer", "benchmarks.trl_ppo", 1.6, 2.2, True),
+    Race("ppo-fixed", "PPO step, all of 32 tokens", "TRL 0.29.1 PPOTrainer", "benchmarks.trl_ppo", 1.3, 2.0, True),
     Race("rollout", "rollout of 64 prompts, ragged ends", "transformers generate, NF4 + PEFT", "benchmarks.trl_now",
          2.6, 3.5),
 )  # fmt: skip
@@ -64,6 +64,7 @@ class Outcome:
     theirs_s: list[float] = field(default_factory=list)
     ours_cpu_s: list[float] = field(default_factory=list)
     theirs_cpu_s: list[float] = field(default_factory=list)
+    theirs_width: list[int] = field(default_factory=list)  # PPO: tokens their completions were sampled and padded to
     block: int = 4
 
     @property
@@ -111,6 +112,7 @@ def run_race(race: Race, work: Path, blocks: int, block: int, warm: int, threads
                 answer = answers[id(contender)]
                 wall.append(answer["wall_s"] / answer.get("tokens", 1))
                 cpu.append(answer["cpu_s"] / answer.get("tokens", 1))
+            outcome.theirs_width += [answers[id(theirs)]["width"]] if "width" in answers[id(theirs)] else []
         return outcome
     finally:
         ours.stop()

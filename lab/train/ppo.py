@@ -124,7 +124,6 @@ def ppo(state: PPOState, config: PPOConfig) -> Iterator[Event]:
         yield _probed(state)
     while state.step < state.total:
         now = replace(config, **state.live)
-        state.own()
         if not now.kl_target:
             state.numbers["beta"] = now.kl
         began = time.perf_counter()
@@ -134,6 +133,7 @@ def ppo(state: PPOState, config: PPOConfig) -> Iterator[Event]:
         batch = experience(state, now, rollouts)
         frozen = state.frozen() if state.step == 0 else None
         yield Progress(state.step, "updating", 0, now.epochs * now.minibatches)
+        state.own()  # after the last yield before learning: another run may have had the turn
         metrics = learn(state, now, batch) | describe(state, now, batch)
         if now.kl_target:
             state.numbers["beta"] = adapt(state.numbers["beta"], metrics["kl"], now.kl_target, now.kl_horizon,

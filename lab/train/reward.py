@@ -69,8 +69,8 @@ def reward(state: RewardState, config: RewardConfig) -> Iterator[Event]:
         yield Evaluated(0, evaluate(state, config))
     while state.step < state.total:
         now = replace(config, **state.live)
-        state.own()
         yield Progress(state.step, "updating", 0, 1)
+        state.own()  # after the last yield: another run may have had the turn
         first = state.step == 0 and not bool(state.role("reward").head_weight.detach().any())
         batch = [state.pairs[i] for i in batch_at(state.step, len(state.pairs), now.batch, now.seed, now.epochs)]
         metrics = update(state, batch, now)

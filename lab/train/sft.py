@@ -60,8 +60,8 @@ def sft(state: SFTState, config: SFTConfig) -> Iterator[Event]:
         yield Evaluated(0, evaluate(state, config))
     while state.step < state.total:
         now = replace(config, **state.live)
-        state.own()
         yield Progress(state.step, "updating", 0, 1)
+        state.own()  # after the last yield: another run may have had the turn
         began = time.perf_counter()
         batch = [state.rows[i] for i in batch_at(state.step, len(state.rows), now.batch, now.seed, now.epochs)]
         metrics = update(state, batch, now)
