@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,14 +55,20 @@ class SharedBase:
     # --- loading -----------------------------------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, source: str | Path, bits: int = 4, device: str = "auto", dense: bool | None = None,
-             double_quant: bool = False) -> SharedBase:
+    def load(
+        cls,
+        source: str | Path,
+        bits: int = 4,
+        device: str = "auto",
+        dense: bool | None = None,
+        double_quant: bool = False,
+    ) -> SharedBase:
         """Loads a causal language model of transformers from a folder or the Hub and freezes it.
 
         bits         : 4 (NF4 of bitsandbytes), 8 (LLM.int8), 16 (bf16; fp32 on the CPU) or 32
         device       : auto, cpu, cuda or cuda:n
         dense        : with 4 bits, also keep the dequantised values, so that no pass unpacks them again: the same
-                       numbers, faster, 2 (GPU) or 4 (CPU) bytes a weight. None: when they fit in a third of what is free
+                       numbers, faster, 2 (GPU) or 4 (CPU) bytes a weight. None: if they fit in a third of what is free
         double_quant : quantise the scales too (saves 0.4 bit a weight, costs two more launches a layer)
 
         Raises ModelError with one sentence if the model cannot be loaded or is of a kind the packed forward is not
@@ -122,11 +129,13 @@ class SharedBase:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._inject(name, adapter)
-        parameters = [p for _, layer in self.layers(name)
-                      for p in (layer.lora_A[name].weight, layer.lora_B[name].weight)]
+        parameters = [
+            p for _, layer in self.layers(name) for p in (layer.lora_A[name].weight, layer.lora_B[name].weight)
+        ]
         weights = flatten(parameters, self.device)
-        self.roles[name] = Role(name, parameters, weights, weights.numel(), adapter.rank, adapter.alpha,
-                                adapter.targets)
+        self.roles[name] = Role(
+            name, parameters, weights, weights.numel(), adapter.rank, adapter.alpha, adapter.targets
+        )
         for role in self.roles.values():
             role.pin()
         if self._dense:
@@ -206,8 +215,15 @@ class SharedBase:
         Gradients flow to the trained roles among the slices. No autocast, no dropout, no mask.
         """
         with self.now.of(packed.slices):
-            out = self._decoder(input_ids=packed.input_ids, position_ids=packed.positions, use_cache=False,
-                                views=packed.views, owner=packed.owner, shared=packed.shared, cache=cache)
+            out = self._decoder(
+                input_ids=packed.input_ids,
+                position_ids=packed.positions,
+                use_cache=False,
+                views=packed.views,
+                owner=packed.owner,
+                shared=packed.shared,
+                cache=cache,
+            )
         return out.last_hidden_state[0]
 
     @property
@@ -242,8 +258,9 @@ class SharedBase:
     def _checkpointed(self, function: Callable, *args: Any) -> Any:
         if not torch.is_grad_enabled():
             return function(*args)
-        return torch.utils.checkpoint.checkpoint(function, *args, use_reentrant=False, context_fn=self.now.remember,
-                                                 preserve_rng_state=False)
+        return torch.utils.checkpoint.checkpoint(
+            function, *args, use_reentrant=False, context_fn=self.now.remember, preserve_rng_state=False
+        )
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -257,12 +274,15 @@ class SharedBase:
         from peft import LoraConfig, get_peft_model
 
         targets = quantise.target_modules(self._causal, adapter.targets)
-        config = LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=targets, lora_dropout=0.0,
-                            task_type="CAUSAL_LM")
-        if hasattr(self.model, "peft_config"):
-            self.model.add_adapter(name, config)
-        else:
-            self.model = get_peft_model(self.model, config, adapter_name=name, autocast_adapter_dtype=False)
+        config = LoraConfig(
+            r=adapter.rank, lora_alpha=adapter.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"
+        )
+        with warnings.catch_warnings():  # PEFT asks transformers for things by their former names
+            warnings.simplefilter("ignore", FutureWarning)
+            if hasattr(self.model, "peft_config"):
+                self.model.add_adapter(name, config)
+            else:
+                self.model = get_peft_model(self.model, config, adapter_name=name, autocast_adapter_dtype=False)
         for _, layer in self.layers(name):
             layer.forward = _bind(layer, self.now)
 
@@ -270,8 +290,11 @@ class SharedBase:
         """The adapted linear layers, of one role or of any, with their paths in PEFT's model."""
         from peft.tuners.lora import LoraLayer
 
-        return [(path, m) for path, m in self.model.named_modules()
-                if isinstance(m, LoraLayer) and (role is None or role in m.lora_A)]
+        return [
+            (path, m)
+            for path, m in self.model.named_modules()
+            if isinstance(m, LoraLayer) and (role is None or role in m.lora_A)
+        ]
 
     @torch.no_grad()
     def _probe(self) -> None:

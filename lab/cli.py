@@ -73,8 +73,13 @@ def shared(command: Callable) -> Callable:
     options = [
         click.option("--out", default="", help="the run's name (default: method and number)"),
         click.option("--runs", "root", default="runs", show_default=True, help="the folder that holds the runs"),
-        click.option("--bits", type=click.Choice(["4", "8", "16", "32"]), default="4", show_default=True,
-                     help="how the base is kept: NF4, LLM.int8, 16 bits or as it is"),
+        click.option(
+            "--bits",
+            type=click.Choice(["4", "8", "16", "32"]),
+            default="4",
+            show_default=True,
+            help="how the base is kept: NF4, LLM.int8, 16 bits or as it is",
+        ),
         click.option("--double-quant", is_flag=True, help="quantise the scales of NF4 too"),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:n"),
         click.option("--probe", "probes", multiple=True, help="a prompt answered at intervals; may be repeated"),
@@ -84,7 +89,7 @@ def shared(command: Callable) -> Callable:
     return command
 
 
-# --- methods ---------------------------------------------------------------------------------------------------------
+# --- methods ---------------------------------------------------------------------------------------
 
 
 @main.command()
@@ -115,8 +120,12 @@ def reward(**given: Any) -> None:
 @click.option("--model", default="", help="folder or Hub id of the base model (with --init: that run's)")
 @click.option("--data", required=True, help="prompts: a column `prompt` or `messages`")
 @click.option("--init", default="", help="a run, run@step or adapter folder: the policy's start and its reference")
-@click.option("--reward", "reward_source", required=True,
-              help="a reward run, run@step or adapter folder, or path/to/file.py:function")
+@click.option(
+    "--reward",
+    "reward_source",
+    required=True,
+    help="a reward run, run@step or adapter folder, or path/to/file.py:function",
+)
 @shared
 @flags(Adapter)
 @flags(PPOConfig)
@@ -227,7 +236,7 @@ def _play(run: Any, setup: Any, base: Any) -> None:
             engine.close()
 
 
-# --- runs ------------------------------------------------------------------------------------------------------------
+# --- runs ------------------------------------------------------------------------------------------
 
 root_option = click.option("--runs", "root", default="runs", show_default=True, help="the folder that holds the runs")
 
@@ -348,14 +357,23 @@ def sample(prompt: str, roles: str, model: str, temperature: float, max_new_toke
         click.echo(json.dumps({"prompt": prompt, "answers": answered}, ensure_ascii=False))
 
 
-def _ask(root: str, names: tuple[str, ...], model: str, device: str, prompt: str, temperature: float,
-         max_new_tokens: int, seed: int) -> Any:
+def _ask(
+    root: str,
+    names: tuple[str, ...],
+    model: str,
+    device: str,
+    prompt: str,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int,
+) -> Any:
     """The rows of an answer: from the engine that serves these runs, or from a model loaded for the purpose."""
     from lab.client import EngineClient, find_engine
 
     if find_engine(root) is not None and not model:
-        return EngineClient(root).sample(prompt, names, temperature=temperature, max_new_tokens=max_new_tokens,
-                                         seed=seed)
+        return EngineClient(root).sample(
+            prompt, names, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed
+        )
     from lab import launch
     from lab.desk import Desk
     from lab.engine import SampleRequest
@@ -372,7 +390,7 @@ def _ask(root: str, names: tuple[str, ...], model: str, device: str, prompt: str
     return desk.sample(SampleRequest(prompt, names, temperature, max_new_tokens, seed))
 
 
-# --- the Studio, the engine, the demonstration -------------------------------------------------------------------------
+# --- the Studio, the engine, the demonstration -----------------------------------------------------
 
 
 @main.command()
@@ -441,4 +459,3 @@ def demo(no_studio: bool, as_json: bool, kl: float | None, steps: int | None, se
 
     show_demo(root, studio=not no_studio, as_json=as_json, kl=kl, steps=steps, seed=seed, annotator=annotator,
               port=port, device=device)  # fmt: skip
-

@@ -27,7 +27,9 @@ OnEvent = Callable[[str, Event], None]
 OnProgress = Callable[[str, int, int], None]
 
 SFT = SFTConfig(lr=3e-3, batch=32, epochs=1.0, eval_every=20, probe_every=20, save_every=0)
-REWARD = RewardConfig(lr=3e-3, head_lr=3e-3, batch=32, epochs=1.0, eval_share=0.08, eval_every=25, probe_every=0, save_every=0)
+REWARD = RewardConfig(
+    lr=3e-3, head_lr=3e-3, batch=32, epochs=1.0, eval_share=0.08, eval_every=25, probe_every=0, save_every=0
+)
 PPO = PPOConfig(steps=50, lr=3e-3, value_lr=3e-3, value_head_lr=3e-3, batch=64, epochs=2, minibatches=1, kl=0.25,
                 missing_end=1.0, max_new_tokens=tiny.MAX_NEW_TOKENS, probe_every=10, save_every=10)  # fmt: skip
 
@@ -78,8 +80,13 @@ def open_engine(root: Path | str, device: str = "auto", port: int = 0) -> tuple[
     return Engine(root, desk.handlers(), port=port), desk
 
 
-def run_demo(engine: Engine, desk: Desk, plan: Plan, on_event: OnEvent = lambda run, event: None,
-             on_progress: OnProgress = lambda what, done, of: None) -> Result:
+def run_demo(
+    engine: Engine,
+    desk: Desk,
+    plan: Plan,
+    on_event: OnEvent = lambda run, event: None,
+    on_progress: OnProgress = lambda what, done, of: None,
+) -> Result:
     """Plays the stages one after the other and measures base, SFT and PPO on held-out prompts."""
     root, base = engine.root, desk.base
     setup = launch.Setup(base.source, base.bits, adapter=plan.adapter, world="tiny", probes=tiny.PROBES)
@@ -95,8 +102,16 @@ def run_demo(engine: Engine, desk: Desk, plan: Plan, on_event: OnEvent = lambda 
         max_new_tokens=tiny.MAX_NEW_TOKENS, seed=plan.seed, per_prompt=2,
         on_progress=lambda done, of: on_progress("comparing answers", done, of))).result()  # fmt: skip
     start, parent = launch.find_role(root, sft.id)
-    reward = launch.new_run(root, "reward", plan.reward, setup, judged.preferences, {"reward": start},
-                            title=f"learn what the annotator “{plan.annotator}” prefers", parents={"init": parent})
+    reward = launch.new_run(
+        root,
+        "reward",
+        plan.reward,
+        setup,
+        judged.preferences,
+        {"reward": start},
+        title=f"learn what the annotator “{plan.annotator}” prefers",
+        parents={"init": parent},
+    )
     accuracy = _last(engine, reward, on_event, "gold_accuracy")
 
     judge, judge_parent = launch.find_role(root, reward.id)
@@ -131,22 +146,39 @@ def _last(engine: Engine, run: Run, on_event: OnEvent, metric: str) -> float:
     return seen[-1] if seen else float("nan")
 
 
-def _measure(desk: Desk, sft: Run, reward: Run, ppo: Run, plan: Plan,
-             on_progress: OnProgress) -> tuple[list[Row], list[dict[str, Any]]]:
+def _measure(
+    desk: Desk, sft: Run, reward: Run, ppo: Run, plan: Plan, on_progress: OnProgress
+) -> tuple[list[Row], list[dict[str, Any]]]:
     roles = {"base": "base", "SFT": desk.role(sft.id), "PPO": desk.role(ppo.id)}
     judge = desk.role(reward.id)
     prompts = [p.prompt for p in tiny.heldout_prompts(plan.heldout)]
-    rows = compare_roles(desk.base, prompts, roles, tiny.gold, reward=judge, reference=roles["SFT"], against="SFT",
-                         max_new_tokens=tiny.MAX_NEW_TOKENS, temperature=plan.ppo.temperature, seed=plan.seed + 1,
-                         on_progress=lambda done, of: on_progress("measuring on held-out prompts", done, of))
+    rows = compare_roles(
+        desk.base,
+        prompts,
+        roles,
+        tiny.gold,
+        reward=judge,
+        reference=roles["SFT"],
+        against="SFT",
+        max_new_tokens=tiny.MAX_NEW_TOKENS,
+        temperature=plan.ppo.temperature,
+        seed=plan.seed + 1,
+        on_progress=lambda done, of: on_progress("measuring on held-out prompts", done, of),
+    )
     return rows, list(_side_by_side(desk, roles, judge, plan))
 
 
 def _side_by_side(desk: Desk, roles: dict[str, str], judge: str, plan: Plan) -> Iterator[dict[str, Any]]:
     """Three prompts, each answered by every role with the same noise."""
     prompts: list[Prompt] = [(Message("user", tiny.PROBES[i]),) for i in SHOWN]
-    rollouts = sample(desk.base, prompts, tuple(roles.values()), temperature=plan.ppo.temperature,
-                      max_new_tokens=tiny.MAX_NEW_TOKENS, seed=plan.seed)
+    rollouts = sample(
+        desk.base,
+        prompts,
+        tuple(roles.values()),
+        temperature=plan.ppo.temperature,
+        max_new_tokens=tiny.MAX_NEW_TOKENS,
+        seed=plan.seed,
+    )
     known = describe(desk.base, rollouts, tiny.gold, reward=judge, temperature=plan.ppo.temperature)
     for i, prompt in enumerate(prompts):
         answers = {shown: known[r * len(prompts) + i] for r, shown in enumerate(roles)}

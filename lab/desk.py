@@ -25,8 +25,11 @@ class PromptError(ValueError):
 
     def __init__(self, unknown: list[str], suggestions: list[str]) -> None:
         words = ", ".join(f"“{w}”" for w in unknown[:5])
-        super().__init__(f"The tiny world does not know {words}; try “{suggestions[0]}”." if suggestions else
-                         f"The tiny world does not know {words}.")
+        super().__init__(
+            f"The tiny world does not know {words}; try “{suggestions[0]}”."
+            if suggestions
+            else f"The tiny world does not know {words}."
+        )
         self.payload = {"unknown": unknown, "suggestions": suggestions}
 
 
@@ -38,8 +41,13 @@ class Desk:
 
     def handlers(self) -> Handlers:
         """What the engine is handed."""
-        return Handlers(build=lambda run: launch.build(self.base, run), sample=self.sample, score=self.score,
-                        release=self.release, about=self.about)
+        return Handlers(
+            build=lambda run: launch.build(self.base, run),
+            sample=self.sample,
+            score=self.score,
+            release=self.release,
+            about=self.about,
+        )
 
     def about(self) -> dict[str, Any]:
         """What can be sampled, and prompts to begin with; reads run directories only."""
@@ -48,9 +56,13 @@ class Desk:
             from lab import tiny
 
             examples = tiny.PROBES
-        names = [i.id for i in runs(self.root)
-                 if i.manifest.method in ("sft", "ppo") and self._fits(i.manifest.base)
-                 and (i.status.state in ("running", "paused") or Run(i.path).latest_checkpoint() is not None)]
+        names = [
+            i.id
+            for i in runs(self.root)
+            if i.manifest.method in ("sft", "ppo")
+            and self._fits(i.manifest.base)
+            and (i.status.state in ("running", "paused") or Run(i.path).latest_checkpoint() is not None)
+        ]
         return {"roles": [RAW, *names], "examples": list(examples), "model": self.base.source, "bits": self.base.bits}
 
     def release(self, state: Any) -> None:
@@ -87,8 +99,11 @@ class Desk:
 
     def reward(self) -> str | None:
         """The newest finished reward model of this directory, loaded."""
-        found = [i.id for i in runs(self.root) if i.manifest.method == "reward" and i.status.state == "finished"
-                 and self._fits(i.manifest.base)]
+        found = [
+            i.id
+            for i in runs(self.root)
+            if i.manifest.method == "reward" and i.status.state == "finished" and self._fits(i.manifest.base)
+        ]
         return self.role(found[-1]) if found else None
 
     def sample(self, asked: SampleRequest) -> Iterator[dict[str, Any]]:
@@ -100,14 +115,24 @@ class Desk:
         sampled: dict[int, list[float]] = {i: [] for i in range(len(names))}
         ended = dict.fromkeys(said, False)
         shown = list(names)
-        for drawn in stream(self.base, [ids], list(names.values()), temperature=asked.temperature,
-                            max_new_tokens=asked.max_new_tokens, seed=asked.seed):
+        for drawn in stream(
+            self.base,
+            [ids],
+            list(names.values()),
+            temperature=asked.temperature,
+            max_new_tokens=asked.max_new_tokens,
+            seed=asked.seed,
+        ):
             for row, token, logprob, end in drawn.tokens:
                 said[row].append(token)
                 sampled[row].append(logprob)
                 ended[row] = end
-                yield {"role": shown[row], "token": pieces(self.base, said[row])[-1], "logprob": logprob,
-                       "text": self.base.chat.decode(said[row])}
+                yield {
+                    "role": shown[row],
+                    "token": pieces(self.base, said[row])[-1],
+                    "logprob": logprob,
+                    "text": self.base.chat.decode(said[row]),
+                }
         rollouts = [Rollout(names[text], prompt, self.base.chat.decode(said[i]), tuple(ids), tuple(said[i]), ended[i],
                             tuple(sampled[i])) for i, text in enumerate(shown)]  # fmt: skip
         for text, rollout in zip(shown, rollouts, strict=True):

@@ -123,8 +123,7 @@ class Done:
 Event = Started | Progress | Updated | Probed | Evaluated | Checked | Saved | Edited | Skipped | Done
 
 KINDS: dict[str, type] = {
-    cls.__name__: cls
-    for cls in (Started, Progress, Updated, Probed, Evaluated, Checked, Saved, Edited, Skipped, Done)
+    cls.__name__: cls for cls in (Started, Progress, Updated, Probed, Evaluated, Checked, Saved, Edited, Skipped, Done)
 }
 
 

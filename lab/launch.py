@@ -60,10 +60,20 @@ class Setup:
         return SharedBase.load(self.model, self.bits, device, double_quant=self.double_quant)
 
 
-def new_run(root: Path | str, method: str, config: Any, setup: Setup, records: Sequence[Any],
-            starts: Mapping[str, Path] | None = None, *, name: str = "", title: str = "",
-            parents: Mapping[str, Any] | None = None) -> Run:
+def new_run(
+    root: Path | str,
+    method: str,
+    config: Any,
+    setup: Setup,
+    records: Sequence[Any],
+    starts: Mapping[str, Path] | None = None,
+    *,
+    name: str = "",
+    title: str = "",
+    parents: Mapping[str, Any] | None = None,
+) -> Run:
     """A run directory with everything the run needs inside; nothing is played yet."""
+
     def prepare(folder: Path) -> None:
         inputs = folder / "inputs"
         inputs.mkdir()
@@ -72,8 +82,16 @@ def new_run(root: Path | str, method: str, config: Any, setup: Setup, records: S
         for part, source in (starts or {}).items():
             shutil.copytree(source, inputs / "roles" / part)
 
-    return Run.create(root, method, config, name=name, title=title, parents=parents or {},
-                      base={"source": setup.model, "bits": setup.bits}, prepare=prepare)
+    return Run.create(
+        root,
+        method,
+        config,
+        name=name,
+        title=title,
+        parents=parents or {},
+        base={"source": setup.model, "bits": setup.bits},
+        prepare=prepare,
+    )
 
 
 def setup_of(run: Run) -> Setup:
@@ -99,8 +117,10 @@ def build(base: SharedBase, run: Run) -> Built:
         raise RunError(f"{run.id} is a run of {method!r}, which this lab does not know.")
     setup, config = setup_of(run), run.config()
     if setup.model != base.source or setup.bits != base.bits:
-        raise RunError(f"{run.id} runs on {setup.model} in {setup.bits} bits; this process holds {base.source} in "
-                       f"{base.bits} bits. Start an engine for that model.")
+        raise RunError(
+            f"{run.id} runs on {setup.model} in {setup.bits} bits; this process holds {base.source} in "
+            f"{base.bits} bits. Start an engine for that model."
+        )
     for name in [n for n in base.roles if n == role_name(run.id) or n.startswith(f"{role_name(run.id)}-")]:
         base.drop(name)
     for part, folder in starting_roles(run).items():
@@ -116,14 +136,14 @@ def starting_roles(run: Run) -> dict[str, Path]:
 
 
 def _sft(base: SharedBase, run: Run, setup: Setup, config: Any, records: Sequence[Any]) -> Built:
-    state = sft_story.start(base, records, config, role=role_name(run.id), adapter=setup.adapter,
-                            probes=probes(setup, config))
+    state = sft_story.start(
+        base, records, config, role=role_name(run.id), adapter=setup.adapter, probes=probes(setup, config)
+    )
     return Built(state, config, sft_story.sft)
 
 
 def _reward(base: SharedBase, run: Run, setup: Setup, config: Any, records: Sequence[Any]) -> Built:
-    state = reward_story.start(base, records, config, role=role_name(run.id), adapter=setup.adapter,
-                               gold=truth(setup))
+    state = reward_story.start(base, records, config, role=role_name(run.id), adapter=setup.adapter, gold=truth(setup))
     return Built(state, config, reward_story.reward)
 
 
@@ -170,7 +190,8 @@ def reward_function(where: str) -> Any:
     if not path or not Path(path).is_file():
         raise RunError(f"There is no reward function at {where!r}; give path/to/file.py:name.")
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not callable(getattr(module, name, None)):

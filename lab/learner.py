@@ -146,8 +146,16 @@ def learning_rate(step: int, total: int, peak: float, warmup: float, schedule: s
     return peak * {"constant": 1.0, "linear": 1.0 - share, "cosine": 0.5 * (1 + math.cos(math.pi * share))}[schedule]
 
 
-def apply_gradients(state: Learner, story: str, lr: float, head_lr: float, max_grad_norm: float, eps: float,
-                    weight_decay: float = 0.0, evidence: dict[str, Any] | None = None) -> float:
+def apply_gradients(
+    state: Learner,
+    story: str,
+    lr: float,
+    head_lr: float,
+    max_grad_norm: float,
+    eps: float,
+    weight_decay: float = 0.0,
+    evidence: dict[str, Any] | None = None,
+) -> float:
     """One optimizer update of one role from its gradient buffer, which is emptied; gives back the norm before clipping.
 
     Gradients longer than `max_grad_norm` (0: never) are scaled down to it. Raises NonFiniteError, before anything

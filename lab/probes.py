@@ -42,18 +42,26 @@ class Probes:
     gold: Gold | None = None
 
 
-def answer(base: SharedBase, probes: Probes, role: str, reference: str | None = None,
-           reward: str | None = None) -> tuple[Sample, ...]:
+def answer(
+    base: SharedBase, probes: Probes, role: str, reference: str | None = None, reward: str | None = None
+) -> tuple[Sample, ...]:
     """The probe prompts answered by `role`. With a reference, per-token log-probabilities of both and the summed k1."""
     if not probes.prompts:
         return ()
-    rollouts = sample(base, probes.prompts, (role,), temperature=probes.temperature,
-                      max_new_tokens=probes.max_new_tokens, seed=SEED)
+    rollouts = sample(
+        base, probes.prompts, (role,), temperature=probes.temperature, max_new_tokens=probes.max_new_tokens, seed=SEED
+    )
     return describe(base, rollouts, probes.gold, reference, reward, probes.temperature)
 
 
-def describe(base: SharedBase, rollouts: Sequence[Rollout], gold: Gold | None = None, reference: str | None = None,
-             reward: str | None = None, temperature: float = 1.0) -> tuple[Sample, ...]:
+def describe(
+    base: SharedBase,
+    rollouts: Sequence[Rollout],
+    gold: Gold | None = None,
+    reference: str | None = None,
+    reward: str | None = None,
+    temperature: float = 1.0,
+) -> tuple[Sample, ...]:
     """Everything known about some answers, one `Sample` each; the rollouts may come from several roles."""
     pairs = [(r.prompt_ids, r.completion_ids) for r in rollouts]
     want = {name: kind for name, kind in ((reference, "logprobs"), (reward, "reward")) if name is not None}
@@ -65,12 +73,20 @@ def describe(base: SharedBase, rollouts: Sequence[Rollout], gold: Gold | None = 
         logprobs = own[i, :n].tolist()
         before = known[reference][i, :n].tolist() if reference is not None else []
         judged = gold(prompt_text(rollout.prompt), rollout.completion, rollout.ended) if gold else None
-        out.append(Sample(
-            prompt=prompt_text(rollout.prompt), completion=rollout.completion, ended=rollout.ended,
-            reward=float(known[reward][i]) if reward is not None else None,
-            gold=judged.score if judged else None, reasons=tuple(judged.reasons) if judged else (),
-            kl=sum(logprobs) - sum(before) if reference is not None else None,
-            tokens=pieces(base, rollout.completion_ids), logprobs=tuple(logprobs), reference=tuple(before)))  # fmt: skip
+        out.append(
+            Sample(
+                prompt=prompt_text(rollout.prompt),
+                completion=rollout.completion,
+                ended=rollout.ended,
+                reward=float(known[reward][i]) if reward is not None else None,
+                gold=judged.score if judged else None,
+                reasons=tuple(judged.reasons) if judged else (),
+                kl=sum(logprobs) - sum(before) if reference is not None else None,
+                tokens=pieces(base, rollout.completion_ids),
+                logprobs=tuple(logprobs),
+                reference=tuple(before),
+            )
+        )
     return tuple(out)
 
 
@@ -79,8 +95,9 @@ def pieces(base: SharedBase, ids: Sequence[int]) -> tuple[str, ...]:
     decode = base.chat.tokenizer.decode
     texts = [decode(list(ids[: k + 1]), skip_special_tokens=False) for k in range(len(ids))]
     before = ["", *texts]
-    return tuple(text[len(old) :] if text.startswith(old) else text[-1:]
-                 for old, text in zip(before, texts, strict=False))
+    return tuple(
+        text[len(old) :] if text.startswith(old) else text[-1:] for old, text in zip(before, texts, strict=False)
+    )
 
 
 def _own(base: SharedBase, rollouts: Sequence[Rollout], temperature: float) -> torch.Tensor:
@@ -89,7 +106,11 @@ def _own(base: SharedBase, rollouts: Sequence[Rollout], temperature: float) -> t
     out = torch.zeros(len(rollouts), width)
     for role in dict.fromkeys(r.role for r in rollouts):
         rows = [i for i, r in enumerate(rollouts) if r.role == role]
-        scored = score(base, [(rollouts[i].prompt_ids, rollouts[i].completion_ids) for i in rows],
-                       {role: "logprobs"}, temperature=temperature or 1.0)[role]
+        scored = score(
+            base,
+            [(rollouts[i].prompt_ids, rollouts[i].completion_ids) for i in rows],
+            {role: "logprobs"},
+            temperature=temperature or 1.0,
+        )[role]
         out[rows, : scored.shape[1]] = scored.cpu()
     return out

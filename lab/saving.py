@@ -74,12 +74,16 @@ def read_weights(base: SharedBase, folder: Path, role: Role) -> None:
     state = load_file(str(folder / "adapter_model.safetensors"))
     if own.keys() != state.keys():
         odd = sorted(own.keys() ^ state.keys())[0]
-        raise AdapterError(f"The adapter in {folder} has other layers than this base ({odd} is on one side only); it "
-                           "was made for another model.")
+        raise AdapterError(
+            f"The adapter in {folder} has other layers than this base ({odd} is on one side only); it "
+            "was made for another model."
+        )
     for key, value in state.items():
         if own[key].shape != value.shape:
-            raise AdapterError(f"The adapter in {folder} does not fit this base: {key} is {tuple(value.shape)}, here "
-                               f"it must be {tuple(own[key].shape)}.")
+            raise AdapterError(
+                f"The adapter in {folder} does not fit this base: {key} is {tuple(value.shape)}, here "
+                f"it must be {tuple(own[key].shape)}."
+            )
         own[key].copy_(value)
     if role.head:
         head = load_file(str(folder / "head.safetensors"))
@@ -90,8 +94,11 @@ def read_weights(base: SharedBase, folder: Path, role: Role) -> None:
 
 def _adapter_state(base: SharedBase, name: str) -> dict[str, torch.Tensor]:
     """The adapter's tensors under PEFT's names: the layer's path, without the adapter's name."""
-    return {f"{path}.lora_{x}.weight": getattr(layer, f"lora_{x}")[name].weight.data
-            for path, layer in base.layers(name) for x in "AB"}
+    return {
+        f"{path}.lora_{x}.weight": getattr(layer, f"lora_{x}")[name].weight.data
+        for path, layer in base.layers(name)
+        for x in "AB"
+    }
 
 
 def _adapter(config: dict[str, Any], card: dict[str, Any]) -> Adapter:
@@ -110,19 +117,31 @@ def _check(base: SharedBase, folder: Path, config: dict[str, Any], card: dict[st
     for feature in ("use_dora", "use_rslora", "lora_bias", "fan_in_fan_out", "rank_pattern", "alpha_pattern",
                     "modules_to_save", "layers_to_transform"):  # fmt: skip
         if config.get(feature):
-            raise AdapterError(f"The adapter in {folder} uses {feature}, which the lab does not compute; save it again "
-                               "as plain LoRA.")
+            raise AdapterError(
+                f"The adapter in {folder} uses {feature}, which the lab does not compute; save it again as plain LoRA."
+            )
     for what, own in (("base", base.fingerprint), ("template", base.chat.fingerprint)):
         if card and card[what] != own:
             other = "another base model" if what == "base" else "another tokenizer or chat template"
-            raise AdapterError(f"The adapter in {folder} was trained on {other} ({card['source']}, {card[what]}; here "
-                               f"{base.source}, {own}); load that one, or train a new adapter.")
+            raise AdapterError(
+                f"The adapter in {folder} was trained on {other} ({card['source']}, {card[what]}; here "
+                f"{base.source}, {own}); load that one, or train a new adapter."
+            )
 
 
 def _card(base: SharedBase, role: Role) -> dict[str, Any]:
-    return {"role": role.name, "origin": role.origin, "targets": role.targets, "head": role.head, "mean": role.mean,
-            "spread": role.spread, "source": base.source, "bits": base.bits, "base": base.fingerprint,
-            "template": base.chat.fingerprint}
+    return {
+        "role": role.name,
+        "origin": role.origin,
+        "targets": role.targets,
+        "head": role.head,
+        "mean": role.mean,
+        "spread": role.spread,
+        "source": base.source,
+        "bits": base.bits,
+        "base": base.fingerprint,
+        "template": base.chat.fingerprint,
+    }
 
 
 def _read(folder: Path, file: str) -> dict[str, Any]:

@@ -17,8 +17,18 @@ from lab.runs import RunError
 from lab.terminal import View, demo_answers, demo_table
 
 
-def show_demo(root: str, *, studio: bool, as_json: bool, kl: float | None, steps: int | None, seed: int,
-              annotator: str | None, port: int, device: str) -> None:
+def show_demo(
+    root: str,
+    *,
+    studio: bool,
+    as_json: bool,
+    kl: float | None,
+    steps: int | None,
+    seed: int,
+    annotator: str | None,
+    port: int,
+    device: str,
+) -> None:
     """Prints the Studio's address at once, then plays; at the end the table, and with `as_json` one JSON object last.
 
     With the Studio the process stays until Ctrl-C, so that the models can still be sampled.
@@ -32,8 +42,10 @@ def show_demo(root: str, *, studio: bool, as_json: bool, kl: float | None, steps
     try:
         _play(folder, console, as_json, kl, steps, seed, annotator, device, stay=page is not None)
     except KeyboardInterrupt:
-        console.print(f"\nLeft. The runs are in {folder}; `lab runs --runs {folder}` lists them and `lab resume` goes "
-                      "on with one.")
+        console.print(
+            f"\nLeft. The runs are in {folder}; `lab runs --runs {folder}` lists them and `lab resume` goes "
+            "on with one."
+        )
     finally:
         if page is not None:
             page.terminate()
@@ -44,12 +56,25 @@ def _open_studio(folder: Path, port: int, console: Console) -> subprocess.Popen[
     port = free_port(port)
     console.print(f"[bold]Studio[/bold]  http://127.0.0.1:{port}   (this window shows the progress too)")
     log = open(folder / ".studio.log", "ab")  # noqa: SIM115 - the child keeps it
-    return subprocess.Popen([sys.executable, "-m", "apps.studio", "--runs", str(folder), "--port", str(port)],
-                            stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    return subprocess.Popen(
+        [sys.executable, "-m", "apps.studio", "--runs", str(folder), "--port", str(port)],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+    )
 
 
-def _play(folder: Path, console: Console, as_json: bool, kl: float | None, steps: int | None, seed: int,
-          annotator: str | None, device: str, stay: bool) -> None:
+def _play(
+    folder: Path,
+    console: Console,
+    as_json: bool,
+    kl: float | None,
+    steps: int | None,
+    seed: int,
+    annotator: str | None,
+    device: str,
+    stay: bool,
+) -> None:
     began = time.perf_counter()
     with console.status("loading the tiny model"):
         from lab.demo import Plan, open_engine, run_demo
@@ -66,8 +91,10 @@ def _play(folder: Path, console: Console, as_json: bool, kl: float | None, steps
         console.print(demo_table(result.rows))
         console.print(demo_answers(result.samples))
         console.print(view.invariants())
-        console.print(f"reward model against gold on held-out pairs: {result.reward_accuracy:.1%} · seed {seed} · "
-                      f"{seconds:.0f} s · runs in {folder}")
+        console.print(
+            f"reward model against gold on held-out pairs: {result.reward_accuracy:.1%} · seed {seed} · "
+            f"{seconds:.0f} s · runs in {folder}"
+        )
         if as_json:
             print(json.dumps(_row(result, seed, seconds, view), ensure_ascii=False), flush=True)
         if stay:
@@ -79,7 +106,12 @@ def _play(folder: Path, console: Console, as_json: bool, kl: float | None, steps
 def _row(result: Any, seed: int, seconds: float, view: View) -> dict[str, Any]:
     from lab.evaluate.table import as_json
 
-    return {"rows": as_json(result.rows), "samples": result.samples, "reward_accuracy": result.reward_accuracy,
-            "runs": result.runs, "seed": seed, "seconds": seconds,
-            "invariants": {"held": view.held, "failed": [c.name for c in view.failed]}}
-
+    return {
+        "rows": as_json(result.rows),
+        "samples": result.samples,
+        "reward_accuracy": result.reward_accuracy,
+        "runs": result.runs,
+        "seed": seed,
+        "seconds": seconds,
+        "invariants": {"held": view.held, "failed": [c.name for c in view.failed]},
+    }

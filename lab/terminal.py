@@ -112,8 +112,14 @@ def runs_table(found: Iterable[RunInfo]) -> Table:
     for info in found:
         shown = info.status.shown
         age = (time.time() - info.manifest.created) / 60
-        table.add_row(Text(info.id), info.manifest.method, Text(shown, style=STATE_STYLE.get(shown, "")),
-                      f"{info.status.step}/{info.status.total}", f"{age:.0f} min", Text(info.manifest.title))
+        table.add_row(
+            Text(info.id),
+            info.manifest.method,
+            Text(shown, style=STATE_STYLE.get(shown, "")),
+            f"{info.status.step}/{info.status.total}",
+            f"{age:.0f} min",
+            Text(info.manifest.title),
+        )
     return table
 
 
@@ -122,8 +128,12 @@ def run_report(run: Run, width: int = 100) -> Group:
     follower = Follower(run)
     follower.refresh()
     status = run.status()
-    head = Text.assemble((run.id, "bold"), f"  {run.manifest.method}  {run.manifest.title}  ",
-                         (status.shown, STATE_STYLE.get(status.shown, "")), f"  step {status.step}/{status.total}")
+    head = Text.assemble(
+        (run.id, "bold"),
+        f"  {run.manifest.method}  {run.manifest.title}  ",
+        (status.shown, STATE_STYLE.get(status.shown, "")),
+        f"  step {status.step}/{status.total}",
+    )
     parts: list[RenderableType] = [head]
     if status.error:
         parts.append(Text(status.error, style="red"))
@@ -183,9 +193,20 @@ def demo_table(rows: Sequence[Any]) -> Table:
     table = Table("", "gold reward (95 %)", "proxy reward", "KL to SFT", "length", "ended", "win rate against SFT",
                   header_style="bold", title="On held-out prompts", title_justify="left")  # fmt: skip
     for row in rows:
-        win = "–" if row.win_rate is None else f"{row.win_rate.mean:.0%} [{row.win_rate.low:.0%}, {row.win_rate.high:.0%}]"
-        table.add_row(Text(row.role, style="bold"), f"{row.gold.mean:+.2f} [{row.gold.low:+.2f}, {row.gold.high:+.2f}]",
-                      f"{row.proxy.mean:+.2f}", f"{row.kl.mean:.2f}", f"{row.length:.1f}", f"{row.ended:.1%}", win)
+        win = (
+            "–"
+            if row.win_rate is None
+            else f"{row.win_rate.mean:.0%} [{row.win_rate.low:.0%}, {row.win_rate.high:.0%}]"
+        )
+        table.add_row(
+            Text(row.role, style="bold"),
+            f"{row.gold.mean:+.2f} [{row.gold.low:+.2f}, {row.gold.high:+.2f}]",
+            f"{row.proxy.mean:+.2f}",
+            f"{row.kl.mean:.2f}",
+            f"{row.length:.1f}",
+            f"{row.ended:.1%}",
+            win,
+        )
     return table
 
 

@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from tests.models import FAMILIES, build_model
 
 from lab.base import RAW, RoleError, SharedBase
 from lab.config import Adapter
@@ -14,6 +13,7 @@ from lab.pack import Row
 from lab.quantise import ModelError, is_nf4
 from lab.saving import AdapterError, load_role, save_role
 from lab.score import score
+from tests.models import FAMILIES, build_model
 
 P, C, D = (5, 6, 7, 8), (9, 10, 11), (12, 13)
 
@@ -230,7 +230,7 @@ def test_an_adapter_of_another_base_template_or_shape_is_refused(base, tmp_path)
     build_model(tmp_path / "llama", family="phi3")
     other = SharedBase.load(tmp_path / "llama", bits=4, device="cpu")
     (tmp_path / "p" / "lab.json").unlink()
-    with pytest.raises(AdapterError, match="made for another model|does not fit"):
+    with pytest.raises(AdapterError, match=r"made for another model|does not fit"):
         load_role(other, tmp_path / "p", "x")
     assert "x" not in other.roles
     with pytest.raises(AdapterError, match="missing"):

@@ -14,7 +14,7 @@ from lab.evaluate.table import compare_roles, figure, win_rate
 from lab.feedback.annotate import compare
 from lab.follow import Follower
 from lab.records import Message, Preference
-from lab.runs import Run, RunError
+from lab.runs import RunError
 from lab.session import resume
 from lab.worker import Worker
 

@@ -19,22 +19,39 @@ def conversations(path):
     """Forty conversations of two or four messages, one of them broken and one too long."""
     rows = []
     for i in range(40):
-        turns = [{"role": "user", "content": f"What does the old teacher think of question {i}?"},
-                 {"role": "assistant", "content": f"Nobody knows why question {i} matters."}]
+        turns = [
+            {"role": "user", "content": f"What does the old teacher think of question {i}?"},
+            {"role": "assistant", "content": f"Nobody knows why question {i} matters."},
+        ]
         if i % 3 == 0:
-            turns += [{"role": "user", "content": "And my neighbour?"},
-                      {"role": "assistant", "content": "My neighbour forgets every question."}]
+            turns += [
+                {"role": "user", "content": "And my neighbour?"},
+                {"role": "assistant", "content": "My neighbour forgets every question."},
+            ]
         rows.append(json.dumps({"messages": turns}))
     rows.insert(5, '{"messages": [')
-    rows.append(json.dumps({"messages": [{"role": "user", "content": "the green door " * 300},
-                                         {"role": "assistant", "content": "Yes."}]}))
+    rows.append(
+        json.dumps(
+            {
+                "messages": [
+                    {"role": "user", "content": "the green door " * 300},
+                    {"role": "assistant", "content": "Yes."},
+                ]
+            }
+        )
+    )
     path.write_text("\n".join(rows) + "\n")
 
 
 def preferences(path):
-    rows = [{"prompt": [{"role": "user", "content": f"Who repairs clock {i}?"}],
-             "chosen": [{"role": "assistant", "content": f"A young doctor repairs clock {i}."}],
-             "rejected": [{"role": "assistant", "content": "with great care " * (1 + i % 3)}]} for i in range(30)]
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"Who repairs clock {i}?"}],
+            "chosen": [{"role": "assistant", "content": f"A young doctor repairs clock {i}."}],
+            "rejected": [{"role": "assistant", "content": "with great care " * (1 + i % 3)}],
+        }
+        for i in range(30)
+    ]
     rows.append({"prompt": "Same?", "chosen": "Yes.", "rejected": "Yes."})
     path.write_text("\n".join(map(json.dumps, rows)) + "\n")
 
@@ -58,8 +75,22 @@ def test_the_path_on_a_real_architecture(family, tmp_path, monkeypatch):
     preferences(tmp_path / "preferences.jsonl")
     prompts(tmp_path / "prompts.jsonl")
 
-    done = lab("sft", "--model", "model", "--data", "demos.jsonl", "--out", "sft", "--lr", 5e-3, "--batch", 8,
-               "--max-length", 200, *SMALL)
+    done = lab(
+        "sft",
+        "--model",
+        "model",
+        "--data",
+        "demos.jsonl",
+        "--out",
+        "sft",
+        "--lr",
+        5e-3,
+        "--batch",
+        8,
+        "--max-length",
+        200,
+        *SMALL,
+    )
     assert "left out 1" in done.output
     follower = Follower(Run("runs/sft"))
     follower.refresh()
@@ -78,8 +109,19 @@ def test_the_path_on_a_real_architecture(family, tmp_path, monkeypatch):
     assert all(check.ok for check in follower.checks.values())
     assert follower.metrics[1]["kl"] == 0.0
 
-    said = json.loads(lab("sample", "--roles", "base,sft,policy", "Who paints door 3?", "--json",
-                          "--max-new-tokens", 8, "--device", "cpu").output)
+    said = json.loads(
+        lab(
+            "sample",
+            "--roles",
+            "base,sft,policy",
+            "Who paints door 3?",
+            "--json",
+            "--max-new-tokens",
+            8,
+            "--device",
+            "cpu",
+        ).output
+    )
     assert list(said["answers"]) == ["base", "sft", "policy"]
     for name in ("sft", "policy"):
         answer = said["answers"][name]
@@ -101,7 +143,9 @@ def test_the_reward_may_be_a_program(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     build_model(tmp_path / "model", "llama")
     prompts(tmp_path / "prompts.jsonl")
-    (tmp_path / "mine.py").write_text("def short(prompts, completions):\n    return [-len(c) / 10 for c in completions]\n")
+    (tmp_path / "mine.py").write_text(
+        "def short(prompts, completions):\n    return [-len(c) / 10 for c in completions]\n"
+    )
     lab("ppo", "--model", "model", "--reward", "mine.py:short", "--data", "prompts.jsonl", "--out", "brief", "--steps",
         2, "--batch", 8, "--max-new-tokens", 10, *SMALL)  # fmt: skip
     assert Run("runs/brief").status().state == "finished"

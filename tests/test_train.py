@@ -67,7 +67,7 @@ def events(run, kind):
     return [e for e in run if isinstance(e, kind)]
 
 
-# --- supervised fine-tuning --------------------------------------------------------------------------------------------
+# --- supervised fine-tuning ------------------------------------------------------------------------
 
 
 def test_first_sft_loss_is_the_mean_nll_of_the_completion_tokens(base, qwen3_folder):
@@ -134,7 +134,7 @@ def test_learning_rate_by_hand():
     assert learning_rate(9, 10, 3.0, 0.0, "constant") == 3.0
 
 
-# --- reward model ------------------------------------------------------------------------------------------------------
+# --- reward model ----------------------------------------------------------------------------------
 
 
 def test_first_reward_loss_is_ln_2_and_the_model_learns_the_pairs(base):
@@ -166,7 +166,7 @@ def test_the_reward_is_read_at_the_end_token(base):
     assert abs(whole - cut) > 1e-3
 
 
-# --- PPO ---------------------------------------------------------------------------------------------------------------
+# --- PPO -------------------------------------------------------------------------------------------
 
 
 def test_ppo_starts_at_its_reference_with_ratio_1_and_counts_its_updates(base):
@@ -292,7 +292,7 @@ def test_contradictory_settings_are_refused_with_the_reason():
         PPOConfig(batch=10, minibatches=4)
 
 
-# --- exact resume --------------------------------------------------------------------------------------------------------
+# --- exact resume ----------------------------------------------------------------------------------
 
 STORIES = {
     "sft": (S.sft, replace(SFT, epochs=2), lambda base, c: S.start(base, DEMOS, c, adapter=SMALL)),

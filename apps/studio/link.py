@@ -12,9 +12,7 @@ from typing import Any, Protocol
 def how_to_start(root: Path | str) -> str:
     """What to do where no engine answers."""
     where = "" if str(root) == "runs" else f" --runs {root}"
-    return (
-        f"No engine serves these runs, so nothing can be played or sampled; start one with: lab engine{where}"
-    )
+    return f"No engine serves these runs, so nothing can be played or sampled; start one with: lab engine{where}"
 
 
 class Client(Protocol):

@@ -61,9 +61,20 @@ def win_rate(mine: Sequence[float], theirs: Sequence[float]) -> Figure:
     return figure((gap + 1) / 2)
 
 
-def compare_roles(base: SharedBase, prompts: Sequence[Prompt], roles: Mapping[str, str], gold: Gold, *, reward: str,
-                  reference: str, max_new_tokens: int, against: str = "", temperature: float = 1.0, seed: int = 0,
-                  on_progress: Callable[[int, int], None] = lambda done, of: None) -> list[Row]:
+def compare_roles(
+    base: SharedBase,
+    prompts: Sequence[Prompt],
+    roles: Mapping[str, str],
+    gold: Gold,
+    *,
+    reward: str,
+    reference: str,
+    max_new_tokens: int,
+    against: str = "",
+    temperature: float = 1.0,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] = lambda done, of: None,
+) -> list[Row]:
     """One row for each of `roles` (shown name -> role on the base), all on the same prompts with the same noise.
 
     `reward` scores every answer (the proxy), `reference` is what the KL is measured to, `against` (a shown name) is
@@ -74,8 +85,9 @@ def compare_roles(base: SharedBase, prompts: Sequence[Prompt], roles: Mapping[st
     chunk = max(1, ROWS_AT_ONCE // len(roles))
     for at in range(0, len(prompts), chunk):
         part = prompts[at : at + chunk]
-        rollouts = sample(base, part, tuple(roles.values()), temperature=temperature, max_new_tokens=max_new_tokens,
-                          seed=(seed, at))
+        rollouts = sample(
+            base, part, tuple(roles.values()), temperature=temperature, max_new_tokens=max_new_tokens, seed=(seed, at)
+        )
         for i, (shown, role) in enumerate(roles.items()):
             mine = rollouts[i * len(part) : (i + 1) * len(part)]
             golds[shown] += [gold(prompt_text(r.prompt), r.completion, r.ended).score for r in mine]
@@ -90,15 +102,18 @@ def compare_roles(base: SharedBase, prompts: Sequence[Prompt], roles: Mapping[st
     return rows
 
 
-def _measure(base: SharedBase, rollouts: Sequence[Rollout], role: str, reward: str, reference: str,
-             temperature: float) -> list[tuple[float, float, float, float]]:
+def _measure(
+    base: SharedBase, rollouts: Sequence[Rollout], role: str, reward: str, reference: str, temperature: float
+) -> list[tuple[float, float, float, float]]:
     """(proxy, KL, length, ended) of every rollout of one role."""
     pairs = [(r.prompt_ids, r.completion_ids) for r in rollouts]
     want = {role: "logprobs", reference: "logprobs", reward: "reward"}
     known = score(base, pairs, want, temperature)
     kl = (known[role] - known[reference]).sum(1)
-    return [(float(known[reward][i]), float(kl[i]), float(len(r.completion_ids)), float(r.ended))
-            for i, r in enumerate(rollouts)]
+    return [
+        (float(known[reward][i]), float(kl[i]), float(len(r.completion_ids)), float(r.ended))
+        for i, r in enumerate(rollouts)
+    ]
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -33,9 +33,19 @@ class Comparisons(NamedTuple):
     unended: int
 
 
-def compare(base: SharedBase, role: str, prompts: Sequence[Prompt], annotator: Prefers, n: int, *,
-            max_new_tokens: int, temperature: float = 1.0, seed: int = 0, per_prompt: int = 2,
-            on_progress: Callable[[int, int], None] = lambda done, of: None) -> Comparisons:
+def compare(
+    base: SharedBase,
+    role: str,
+    prompts: Sequence[Prompt],
+    annotator: Prefers,
+    n: int,
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    per_prompt: int = 2,
+    on_progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Comparisons:
     """Samples `per_prompt` answers to each prompt from `role`, round after round, until `n` pairs are judged.
 
     Each prompt gives up to per_prompt · (per_prompt − 1) / 2 pairs a round. Few pairs of many prompts teach a reward
@@ -50,8 +60,15 @@ def compare(base: SharedBase, role: str, prompts: Sequence[Prompt], annotator: P
         before = len(out.preferences)
         order = [prompts[i] for i in np.random.default_rng([seed, 8, round_]).permutation(len(prompts))]
         for at in range(0, len(order), chunk):
-            rollouts = sample(base, order[at : at + chunk], (role,), temperature=temperature,
-                              max_new_tokens=max_new_tokens, seed=(seed, round_, at), per_prompt=per_prompt)
+            rollouts = sample(
+                base,
+                order[at : at + chunk],
+                (role,),
+                temperature=temperature,
+                max_new_tokens=max_new_tokens,
+                seed=(seed, round_, at),
+                per_prompt=per_prompt,
+            )
             for i in range(0, len(rollouts), per_prompt):
                 out = _judge(rollouts[i : i + per_prompt], annotator, rng, out)
             on_progress(min(len(out.preferences), n), n)
@@ -62,7 +79,9 @@ def compare(base: SharedBase, role: str, prompts: Sequence[Prompt], annotator: P
     raise AssertionError("unreachable")
 
 
-def _judge(answers: Sequence[Rollout], annotator: Prefers, rng: np.random.Generator, so_far: Comparisons) -> Comparisons:
+def _judge(
+    answers: Sequence[Rollout], annotator: Prefers, rng: np.random.Generator, so_far: Comparisons
+) -> Comparisons:
     preferences, equal, unended = so_far
     for j, b in enumerate(answers):
         for a in answers[:j]:

@@ -29,6 +29,7 @@ from lab.base import SharedBase
 from lab.config import PPOConfig
 from lab.data import TokenPrompt, batch_at, encode_prompts
 from lab.events import Checked, Event, Probed, Progress, Skipped, Started, Updated
+from lab.learner import Learner, apply_gradients, finite, learning_rate
 from lab.objectives import (
     adapt,
     approx_kl,
@@ -53,7 +54,6 @@ from lab.probes import Probes, answer
 from lab.records import PromptRow, Rollout, prompt_text
 from lab.sample import sample
 from lab.score import score, token_scores, token_values
-from lab.learner import Learner, apply_gradients, finite, learning_rate
 
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
 """(prompts, completions) -> one reward each."""
@@ -94,9 +94,17 @@ class Batch:
     lengths: Tensor
 
 
-def start(base: SharedBase, prompts: Sequence[PromptRow], config: PPOConfig, *, policy: str = "policy",
-          reward: str | None = "reward", function: RewardFunction | None = None, prefix: str = "",
-          probes: Probes | None = None) -> PPOState:
+def start(
+    base: SharedBase,
+    prompts: Sequence[PromptRow],
+    config: PPOConfig,
+    *,
+    policy: str = "policy",
+    reward: str | None = "reward",
+    function: RewardFunction | None = None,
+    prefix: str = "",
+    probes: Probes | None = None,
+) -> PPOState:
     """A state at step 0: the policy's role is on the base already and becomes its own frozen reference.
 
     The value starts as a copy of the reward model (its head reads the same numbers), or, with a reward function, as a
@@ -142,7 +150,7 @@ def ppo(state: PPOState, config: PPOConfig) -> Iterator[Event]:
         metrics["step_s"] = time.perf_counter() - began
         yield Updated(state.step, metrics)
         yield from checks(state, now, metrics, frozen)
-        if state.step == state.total or now.probe_every and state.step % now.probe_every == 0:
+        if state.step == state.total or (now.probe_every and state.step % now.probe_every == 0):
             yield _probed(state)
 
 
@@ -150,8 +158,15 @@ def rollout(state: PPOState, config: PPOConfig) -> list[Rollout]:
     """Samples `per_prompt` completions of each of the step's prompts from the policy as it is now."""
     n = config.batch // config.per_prompt
     prompts = [state.prompts[i].prompt for i in batch_at(state.step, len(state.prompts), n, config.seed)]
-    return sample(state.base, prompts, (state.roles["policy"],), temperature=config.temperature,
-                  max_new_tokens=config.max_new_tokens, seed=(config.seed, state.step), per_prompt=config.per_prompt)
+    return sample(
+        state.base,
+        prompts,
+        (state.roles["policy"],),
+        temperature=config.temperature,
+        max_new_tokens=config.max_new_tokens,
+        seed=(config.seed, state.step),
+        per_prompt=config.per_prompt,
+    )
 
 
 def experience(state: PPOState, config: PPOConfig, rollouts: list[Rollout]) -> Batch:
@@ -254,8 +269,9 @@ def describe(state: PPOState, config: PPOConfig, batch: Batch) -> dict[str, floa
     return out
 
 
-def checks(state: PPOState, config: PPOConfig, metrics: dict[str, float],
-           frozen: dict[str, str] | None) -> Iterator[Checked]:
+def checks(
+    state: PPOState, config: PPOConfig, metrics: dict[str, float], frozen: dict[str, str] | None
+) -> Iterator[Checked]:
     """The invariants of PPO, looked at in every step; those about the start only in the first."""
     step = state.step
     limit = 1e-4 if state.base.device.type == "cpu" else 2e-2
@@ -285,15 +301,21 @@ def _ask(state: PPOState, rollouts: list[Rollout]) -> Tensor:
     try:
         rewards = list(state.function(prompts, completions))
     except Exception as error:
-        raise RewardError(f"The reward function raised {type(error).__name__}: {error} (first prompt: {prompts[0]!r}, "
-                          f"completion: {completions[0]!r}).") from error
+        raise RewardError(
+            f"The reward function raised {type(error).__name__}: {error} (first prompt: {prompts[0]!r}, "
+            f"completion: {completions[0]!r})."
+        ) from error
     if len(rewards) != len(completions):
-        raise RewardError(f"The reward function gave {len(rewards)} rewards for {len(completions)} completions; "
-                          "it must give one for each, in order.")
+        raise RewardError(
+            f"The reward function gave {len(rewards)} rewards for {len(completions)} completions; "
+            "it must give one for each, in order."
+        )
     for prompt, completion, value in zip(prompts, completions, rewards, strict=True):
         if value is None or not np.isfinite(value):
-            raise RewardError(f"The reward function gave {value!r} for the prompt {prompt!r} and the completion "
-                              f"{completion!r}; it must give a finite number (0.0 is one).")
+            raise RewardError(
+                f"The reward function gave {value!r} for the prompt {prompt!r} and the completion "
+                f"{completion!r}; it must give a finite number (0.0 is one)."
+            )
     return torch.tensor(rewards, dtype=torch.float32)
 
 

@@ -22,12 +22,12 @@ from lab.base import SharedBase
 from lab.config import Adapter, RewardConfig
 from lab.data import TokenPair, batch_at, encode_preferences, split, updates_in
 from lab.events import Checked, Evaluated, Event, Probed, Progress, Sample, Skipped, Started, Updated
+from lab.learner import Learner, apply_gradients, finite, learning_rate
 from lab.objectives import accuracy, bradley_terry
 from lab.pack import Row
 from lab.probes import Gold
 from lab.records import Preference, completion_text, prompt_text
 from lab.score import final_rewards
-from lab.learner import Learner, apply_gradients, finite, learning_rate
 
 PROBE_PAIRS = 6
 """Held-out pairs whose rewards are shown at intervals."""
@@ -44,8 +44,15 @@ class RewardState(Learner):
     gold: Gold | None = None
 
 
-def start(base: SharedBase, preferences: Sequence[Preference], config: RewardConfig, *, role: str = "reward",
-          adapter: Adapter | None = None, gold: Gold | None = None) -> RewardState:
+def start(
+    base: SharedBase,
+    preferences: Sequence[Preference],
+    config: RewardConfig,
+    *,
+    role: str = "reward",
+    adapter: Adapter | None = None,
+    gold: Gold | None = None,
+) -> RewardState:
     """A state at step 0. A role already on the base (a copy of the SFT adapter, say) is trained further, with a new
     zero head unless it has one."""
     kept, heldout = split(preferences, config.eval_share, config.seed)
@@ -77,7 +84,7 @@ def reward(state: RewardState, config: RewardConfig) -> Iterator[Event]:
         state.step += 1
         last = state.step == state.total
         evaluation = {}
-        if last or now.eval_every and state.step % now.eval_every == 0:
+        if last or (now.eval_every and state.step % now.eval_every == 0):
             evaluation = evaluate(state, now)
         if last and now.standardise:
             _standardise(state, now)
@@ -88,7 +95,7 @@ def reward(state: RewardState, config: RewardConfig) -> Iterator[Event]:
             gap = abs(metrics["loss"] - math.log(2))
             yield Checked(state.step, "first loss", gap < 1e-5, gap, 1e-5,
                           "with a zero head the first loss is ln 2")  # fmt: skip
-        if last or now.probe_every and state.step % now.probe_every == 0:
+        if last or (now.probe_every and state.step % now.probe_every == 0):
             yield Probed(state.step, "reward", probe(state, now))
 
 
@@ -202,5 +209,9 @@ def _passes(pairs: Sequence[TokenPair], tokens: int) -> Iterator[Sequence[TokenP
 
 def _figures(chosen: Tensor, rejected: Tensor) -> dict[str, float]:
     both = torch.cat([chosen, rejected])
-    return {"accuracy": float(accuracy(chosen, rejected).mean()), "margin": float((chosen - rejected).mean()),
-            "reward_mean": float(both.mean()), "reward_std": float(both.std(correction=0))}
+    return {
+        "accuracy": float(accuracy(chosen, rejected).mean()),
+        "margin": float((chosen - rejected).mean()),
+        "reward_mean": float(both.mean()),
+        "reward_std": float(both.std(correction=0)),
+    }

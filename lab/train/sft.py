@@ -19,13 +19,13 @@ from lab.base import SharedBase
 from lab.config import Adapter, SFTConfig
 from lab.data import TokenRow, batch_at, encode_demonstrations, split, updates_in
 from lab.events import Checked, Evaluated, Event, Probed, Progress, Skipped, Started, Updated
+from lab.learner import Learner, apply_gradients, finite, learning_rate
 from lab.objectives import nll, token_weights, weighted_sum
 from lab.pack import Row
 from lab.pack import split as passes
 from lab.probes import Probes, answer
 from lab.records import Demonstration
 from lab.score import token_scores
-from lab.learner import Learner, apply_gradients, finite, learning_rate
 
 
 @dataclass
@@ -38,8 +38,15 @@ class SFTState(Learner):
     probes: Probes = field(default_factory=Probes)
 
 
-def start(base: SharedBase, demonstrations: Sequence[Demonstration], config: SFTConfig, *, role: str = "sft",
-          adapter: Adapter | None = None, probes: Probes | None = None) -> SFTState:
+def start(
+    base: SharedBase,
+    demonstrations: Sequence[Demonstration],
+    config: SFTConfig,
+    *,
+    role: str = "sft",
+    adapter: Adapter | None = None,
+    probes: Probes | None = None,
+) -> SFTState:
     """A state at step 0. A role that is already on the base is trained further; a new one starts as the base."""
     kept, heldout = split(demonstrations, config.eval_share, config.seed)
     longest = min(config.max_length, base.window)
@@ -66,12 +73,14 @@ def sft(state: SFTState, config: SFTConfig) -> Iterator[Event]:
         batch = [state.rows[i] for i in batch_at(state.step, len(state.rows), now.batch, now.seed, now.epochs)]
         metrics = update(state, batch, now)
         state.step += 1
-        metrics["tokens_per_s"] = sum(len(r.prompt_ids) + len(r.completion_ids) for r in batch) / (time.perf_counter() - began)
+        metrics["tokens_per_s"] = sum(len(r.prompt_ids) + len(r.completion_ids) for r in batch) / (
+            time.perf_counter() - began
+        )
         yield Updated(state.step, metrics)
         last = state.step == state.total
-        if last or now.eval_every and state.step % now.eval_every == 0:
+        if last or (now.eval_every and state.step % now.eval_every == 0):
             yield Evaluated(state.step, evaluate(state, now))
-        if last or now.probe_every and state.step % now.probe_every == 0:
+        if last or (now.probe_every and state.step % now.probe_every == 0):
             yield Probed(state.step, "sft", answer(state.base, state.probes, state.roles["sft"]))
         if state.step == 1:
             yield _gradients_reach_the_role(state, metrics)
@@ -84,7 +93,11 @@ def update(state: SFTState, batch: Sequence[TokenRow], config: SFTConfig) -> dic
     rows = [Row(state.roles["sft"], r.prompt_ids, r.completion_ids) for r in batch]
     for part in passes(rows, config.tokens_per_pass):
         value, right = _pass(state, [rows[i] for i in part], weights[part])
-        finite(value, state, {"rows": [batch[i].row for i in part], "completions": [list(batch[i].completion_ids) for i in part]})
+        finite(
+            value,
+            state,
+            {"rows": [batch[i].row for i in part], "completions": [list(batch[i].completion_ids) for i in part]},
+        )
         value.backward()
         loss, hits = loss + float(value.detach()), hits + right
     rate = learning_rate(state.step, state.total, config.lr, config.warmup, config.schedule)

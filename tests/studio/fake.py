@@ -56,7 +56,13 @@ class FakeEngine:
         if "zebroid" in prompt:
             raise EngineError(
                 "This world does not know the word zebroid.",
-                {"unknown": ["zebroid"], "suggestions": ["What colour is the crow?", EVIL]},
+                {
+                    "unknown": ["zebroid"],
+                    "suggestions": [
+                        "What colour is the crow?",
+                        EVIL if prompt == "a zebroid" else "What colour is the lion?",
+                    ],
+                },
             )
         said = {r: (EVIL if "evil" in prompt else SAID[r]).split(" ")[:max_new_tokens] for r in roles}
         try:
