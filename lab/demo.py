@@ -15,7 +15,7 @@ from lab.base import SharedBase
 from lab.config import Adapter, ConfigError, PPOConfig, RewardConfig, SFTConfig
 from lab.desk import Desk
 from lab.engine import Engine
-from lab.evaluate.table import Row, compare_roles
+from lab.evaluate.table import Figure, Row, compare_roles, reward_accuracy
 from lab.events import Done, Event, Started
 from lab.feedback.annotate import compare
 from lab.probes import describe
@@ -69,7 +69,7 @@ class Result:
 
     rows: list[Row]
     samples: list[dict[str, Any]]
-    reward_accuracy: float
+    reward_accuracy: Figure
     runs: dict[str, str]
 
 
@@ -112,15 +112,14 @@ def run_demo(
         title=f"learn what the annotator “{plan.annotator}” prefers",
         parents={"init": parent},
     )
-    accuracy = _last(engine, reward, on_event, "gold_accuracy")
+    _play(engine, reward, on_event)
 
     judge, judge_parent = launch.find_role(root, reward.id)
     ppo = launch.new_run(root, "ppo", plan.ppo, setup, tiny.train_prompts(seed=plan.seed),
                          {"policy": start, "reward": judge}, title="earn the reward",
                          parents={"init": parent, "reward": judge_parent})  # fmt: skip
     _play(engine, ppo, on_event)
-    rows, samples = ask(lambda: _measure(desk, sft, reward, ppo, plan, on_progress)).result()
-    return Result(rows, samples, accuracy, {"sft": sft.id, "reward": reward.id, "ppo": ppo.id})
+    return ask(lambda: _measure(desk, sft, reward, ppo, plan, on_progress)).result()
 
 
 def _play(engine: Engine, run: Run, on_event: OnEvent) -> Done:
@@ -132,23 +131,7 @@ def _play(engine: Engine, run: Run, on_event: OnEvent) -> Done:
     return session.wait()
 
 
-def _last(engine: Engine, run: Run, on_event: OnEvent, metric: str) -> float:
-    """Plays a run and gives back the last value of one evaluation figure."""
-    seen: list[float] = []
-
-    def listen(run_id: str, event: Event) -> None:
-        metrics = getattr(event, "metrics", {})
-        if metric in metrics:
-            seen.append(metrics[metric])
-        on_event(run_id, event)
-
-    _play(engine, run, listen)
-    return seen[-1] if seen else float("nan")
-
-
-def _measure(
-    desk: Desk, sft: Run, reward: Run, ppo: Run, plan: Plan, on_progress: OnProgress
-) -> tuple[list[Row], list[dict[str, Any]]]:
+def _measure(desk: Desk, sft: Run, reward: Run, ppo: Run, plan: Plan, on_progress: OnProgress) -> Result:
     roles = {"base": "base", "SFT": desk.role(sft.id), "PPO": desk.role(ppo.id)}
     judge = desk.role(reward.id)
     prompts = [p.prompt for p in tiny.heldout_prompts(plan.heldout)]
@@ -165,7 +148,11 @@ def _measure(
         seed=plan.seed + 1,
         on_progress=lambda done, of: on_progress("measuring on held-out prompts", done, of),
     )
-    return rows, list(_side_by_side(desk, roles, judge, plan))
+    accuracy = reward_accuracy(
+        desk.base, prompts, roles["SFT"], judge, tiny.gold, max_new_tokens=tiny.MAX_NEW_TOKENS, seed=plan.seed + 2
+    )
+    samples = list(_side_by_side(desk, roles, judge, plan))
+    return Result(rows, samples, accuracy, {"sft": sft.id, "reward": reward.id, "ppo": ppo.id})
 
 
 def _side_by_side(desk: Desk, roles: dict[str, str], judge: str, plan: Plan) -> Iterator[dict[str, Any]]:

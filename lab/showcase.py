@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def _play(
         console.print(demo_answers(result.samples))
         console.print(view.invariants())
         console.print(
-            f"reward model against gold on held-out pairs: {result.reward_accuracy:.1%} · seed {seed} · "
+            f"reward model against gold on held-out pairs: {result.reward_accuracy.mean:.1%} · seed {seed} · "
             f"{seconds:.0f} s · runs in {folder}"
         )
         if as_json:
@@ -109,7 +109,7 @@ def _row(result: Any, seed: int, seconds: float, view: View) -> dict[str, Any]:
     return {
         "rows": as_json(result.rows),
         "samples": result.samples,
-        "reward_accuracy": result.reward_accuracy,
+        "reward_accuracy": asdict(result.reward_accuracy),
         "runs": result.runs,
         "seed": seed,
         "seconds": seconds,

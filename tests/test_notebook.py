@@ -19,6 +19,7 @@ from lab.client import EngineClient
 from lab.config import PPOConfig
 from lab.engine import Engine
 from lab.events import Checked, Done, Edited, Probed, Sample, Started, Updated
+from lab.figures import uid
 from lab.notebook import LiveRun, front_end, play, watch
 from lab.notebook.predict import check_branch, check_change, compared
 from lab.runs import Run, RunError, Status
@@ -70,7 +71,7 @@ def toy_session(root: Path, worker: Worker, **settings: Any) -> Session:
 def line(live: LiveRun, name: str) -> tuple[list[float], list[float]]:
     """What the figure widget holds for one metric."""
     assert live.panel is not None
-    index, _, _ = live.panel.chart.lines[f"{live.run.id}:{name}"]
+    index, _, _ = live.panel.chart.lines[uid(live.run.id, *name.split(":"))]
     trace = live.panel.chart.widget.data[index]
     return list(trace.x), list(trace.y)
 

@@ -83,7 +83,7 @@ def test_a_live_view_works_in_a_kernel_with_widgets(tmp_path: Path) -> None:
         "live.step(5)",
         "def grown(n):\n"
         "    end = time.monotonic() + 60\n"
-        "    while len(live.panel.chart.lines.get('toy-1:w', (0, []))[1]) != n:\n"
+        "    while len(live.panel.chart.lines.get('toy-1__w', (0, []))[1]) != n:\n"
         "        assert time.monotonic() < end; time.sleep(0.05)\n"
         "grown(5); live.step(5); grown(10); live.play(); grown(20)",
         "live.close(); assert live.panel is None",

@@ -102,6 +102,43 @@ def compare_roles(
     return rows
 
 
+def reward_accuracy(
+    base: SharedBase,
+    prompts: Sequence[Prompt],
+    role: str,
+    reward: str,
+    gold: Gold,
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> Figure:
+    """How often a reward model ranks two answers of `role` as the true score does, over pairs the truth tells apart.
+
+    Two answers to every prompt; a tie of rewards is half right; answers that did not end are left out, because a
+    reward model reads the end token.
+    """
+    right: list[float] = []
+    for at in range(0, len(prompts), ROWS_AT_ONCE // 2):
+        part = prompts[at : at + ROWS_AT_ONCE // 2]
+        rollouts = sample(
+            base,
+            part,
+            (role,),
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            seed=(seed, at, 2),
+            per_prompt=2,
+        )
+        rewards = score(base, [(r.prompt_ids, r.completion_ids) for r in rollouts], {reward: "reward"})[reward].tolist()
+        truth = [gold(prompt_text(r.prompt), r.completion, r.ended).score for r in rollouts]
+        for i in range(0, len(rollouts), 2):
+            if truth[i] != truth[i + 1] and rollouts[i].ended and rollouts[i + 1].ended:
+                agree = np.sign(rewards[i] - rewards[i + 1]) * np.sign(truth[i] - truth[i + 1])
+                right.append((float(agree) + 1) / 2)
+    return figure(right)
+
+
 def _measure(
     base: SharedBase, rollouts: Sequence[Rollout], role: str, reward: str, reference: str, temperature: float
 ) -> list[tuple[float, float, float, float]]:

@@ -168,7 +168,7 @@ class Workbench:
         return self.engine.worker.submit(lambda: self._ask(asked, roles, temperature, seed, max_new_tokens)).result()
 
     def compare(
-        self, run: Run | str, annotator: str, prompts: Sequence[Prompt], n: int, *, per_prompt: int = 4, seed: int = 0
+        self, run: Run | str, annotator: str, prompts: Sequence[Prompt], n: int, *, per_prompt: int = 2, seed: int = 0
     ) -> Comparisons:
         """`n` pairs of a role's own answers, judged by one of the tiny world's simulated annotators."""
         from lab import tiny

@@ -39,7 +39,7 @@ from lab.records import prompt_text
 
 PROFILE = os.environ.get("LAB_PROFILE", "tiny")  # "ci" runs a handful of steps, to test that every cell works
 SIZES = {
-    "tiny": {"demonstrations": 1500, "pairs": 2400, "steps": 40, "pause": 16, "batch": 64, "heldout": 300},
+    "tiny": {"demonstrations": 1500, "pairs": 3000, "steps": 36, "pause": 12, "batch": 64, "heldout": 300},
     "ci": {"demonstrations": 96, "pairs": 48, "steps": 4, "pause": 2, "batch": 16, "heldout": 24},
 }
 size = SIZES[PROFILE]
@@ -188,12 +188,12 @@ live.wait_paused()
 bench.ask(QUESTIONS, {"SFT": sft, f"PPO at step {size['pause']}": ppo})
 
 # %% [markdown]
-# A paused run can be changed. Suppose we want it to stay nearer to the SFT model: raise the penalty $\beta$ (`kl`)
+# A paused run can be changed. Suppose we want it to stay nearer to the SFT model: double the penalty $\beta$ (`kl`)
 # and play on. The change holds from the next step, is written to the run's log, and the curves mark the place with a
 # dotted line.
 
 # %%
-live.edit("kl", 0.2)
+live.edit("kl", 2 * config.kl)
 live.play()
 live.wait()
 live.figure.show(config=figures.CONFIG)  # as it is now, to keep
@@ -222,7 +222,7 @@ frontier(ppo).show(config=figures.CONFIG)
 # %% [markdown]
 # ## Exercise · A world without the penalty
 #
-# We paused the run and raised $\beta$. What if we had *removed* it? A run can be **branched** from any saved step:
+# We paused the run and doubled $\beta$. What if we had *removed* it? A run can be **branched** from any saved step:
 # same weights, same optimizer, same prompts to come; only what you change differs. So the comparison is fair.
 #
 # **✎ predict** – over the last steps of both, how will the branch with `kl = 0` compare with the run above?
