@@ -190,7 +190,8 @@ def _draw(run: _Decoding, step: int) -> tuple[Drawn, Tensor]:
     logp = torch.log_softmax(logits / run.temperature if run.temperature not in (0, 1) else logits, dim=-1)
     if run.temperature:
         noise = torch.empty(run.noises, logp.shape[1], device=logp.device).exponential_(generator=run.generator).log_()
-        tokens = (logp - (noise if len(run.order) == run.noises else noise[run.noise_rows])).argmax(-1)
+        whole = len(run.order) == len(run.role_of) == run.noises  # one role and nobody left out: the rows' own order
+        tokens = (logp - (noise if whole else noise[run.noise_rows])).argmax(-1)
     else:
         tokens = logp.argmax(-1)
     picked = logp.gather(1, tokens[:, None])[:, 0]
