@@ -1,4 +1,4 @@
-"""This library as a contender: python -m benchmarks.ours <work> sft|reward|ppo|ppo-4|ppo-fixed|rollout."""
+"""This library as a contender: python -m benchmarks.ours <work> sft|reward|ppo[-4][-fixed]|rollout."""
 
 from __future__ import annotations
 
@@ -182,6 +182,7 @@ def main() -> None:
         "ppo": ppo,
         "ppo-4": lambda w, t: ppo(w, t, 4),
         "ppo-fixed": lambda w, t: ppo(w, t, 1, False),
+        "ppo-4-fixed": lambda w, t: ppo(w, t, 4, False),
         "rollout": rollout,
     }[what](work, turn)
 

@@ -1,6 +1,6 @@
 """TRL 0.29.1's PPOTrainer, the last release that had one, as a contender:
 
-    python -m benchmarks.trl_ppo <work> ppo|ppo-4|ppo-fixed
+    python -m benchmarks.trl_ppo <work> ppo[-4][-fixed]
 
 Runs in an environment of its own. Policy, value and reward are NF4 models with rank-8 adapters on all linear layers, as
 ours are; the reference is the policy with its adapter off, TRL's cheapest way.
@@ -134,7 +134,7 @@ def note_widths(widths: list[int]) -> None:
 def main() -> None:
     work, what = Path(sys.argv[1]), sys.argv[2]
     turn = Turn()
-    trainer = trainer_for(work, read_facts(work), 4 if what == "ppo-4" else 1, what != "ppo-fixed")
+    trainer = trainer_for(work, read_facts(work), 4 if "-4" in what else 1, not what.endswith("fixed"))
     turns = Turns(turn, *check_step(trainer, work))
     trainer.add_callback(turns)
     note_widths(turns.width)

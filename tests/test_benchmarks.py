@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from benchmarks import gpu, memory
 from benchmarks.run import RACES, Outcome, passes
-from benchmarks.turns import ROOT, Contender, ContenderError
+from benchmarks.turns import Contender, ContenderError
 
 
 def test_the_gpu_benchmark_runs_its_whole_path_on_the_cpu(tmp_path):
@@ -57,9 +57,10 @@ def outcome(ours, theirs, **agreement):
     return Outcome("sft", agreement or {"loss gap": 0.0, "gradient cosine": 1.0}, ours, theirs, ours, theirs, block=2)
 
 
-def test_ratios_are_those_of_medians_and_the_range_that_of_blocks():
+def test_the_ratio_is_the_median_over_turns_and_the_range_that_of_blocks():
     found = outcome([1.0, 1.0, 2.0, 2.0], [3.0, 3.0, 4.0, 4.0])
-    assert found.ratio == 3.5 / 1.5
+    assert found.ratio == 2.5  # of 3, 3, 2, 2
+    assert found.cpu_ratio == 2.5
     assert found.spread == (2.0, 3.0)
 
 
@@ -72,13 +73,19 @@ def test_a_row_passes_at_its_gate_and_only_with_the_same_work():
     assert not passes(outcome([1.0], [9.0], **{"same tokens": 0.98}))
 
 
-def test_a_contender_does_a_step_when_told_to_and_its_failure_is_told(tmp_path):
+def test_a_contender_does_a_step_when_told_to_and_its_failure_is_told(tmp_path, monkeypatch):
     (tmp_path / "toy.py").write_text(
-        "import sys; sys.path.insert(0, '.')\nfrom benchmarks.turns import Turn\nturn = Turn()\nprint('noise')\n"
-        "turn.ready(hello=1)\nfor i in range(2):\n    turn.wait(); turn.done(i=i)\nraise SystemExit('worn out')\n"
+        "from benchmarks.turns import Turn\nturn = Turn()\nprint('noise')\nturn.ready(hello=1)\n"
+        "for i in range(2):\n    turn.wait()\n    turn.done(i=i)\nraise SystemExit('worn out')\n"
     )
-    (ROOT / "benchmarks").is_dir()
-    toy = Contender(sys.executable, "runpy_toy", tmp_path)
-    with pytest.raises(ContenderError, match="No module named runpy_toy"):
-        toy.start()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    toy = Contender(sys.executable, "toy", tmp_path)
+    assert toy.start() == {"hello": 1}
+    for i in range(2):
+        answer = toy.step()
+        assert answer["i"] == i
+        assert answer["wall_s"] >= 0
+        assert answer["cpu_s"] >= 0
+    with pytest.raises(ContenderError, match="worn out"):
+        toy.step()
     toy.stop()
