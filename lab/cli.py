@@ -194,13 +194,15 @@ def _world(model: str) -> str:
 
 
 def _load(setup: Any, device: str) -> Any:
-    """The base a setup names, with what people should know about its tokenizer."""
+    """The base a setup names, loaded in the worker thread, with what people should know about its tokenizer."""
     from rich.console import Console
+
+    from lab.worker import default_worker
 
     limit_threads()
     console = Console(stderr=True)
     with console.status("loading the model"):
-        base = setup.load(device)
+        base = default_worker().submit(lambda: setup.load(device)).result()
     for note in base.chat.notes:
         console.print(f"[dim]{note}")
     return base
@@ -217,11 +219,12 @@ def _play(run: Any, setup: Any, base: Any) -> None:
     from lab.foreground import run_in_foreground
     from lab.session import resume
     from lab.terminal import View
+    from lab.worker import default_worker
 
     console = Console(stderr=True)
     desk = Desk(run.path.parent, base, setup.world)
     try:
-        engine = Engine(run.path.parent, desk.handlers()).start()
+        engine = Engine(run.path.parent, desk.handlers(), worker=default_worker()).start()
     except EngineError:
         engine = None
     session = engine.open(run.id) if engine else resume(run, lambda r: launch.build(base, r))
@@ -410,10 +413,12 @@ def engine(model: str, bits: str, device: str, port: int, stop: bool, root: str)
         return
     from lab.desk import Desk
     from lab.engine import serve
+    from lab.worker import default_worker
 
     limit_threads()
     setup = _engine_setup(root, model, int(bits))
-    serve(root, Desk(root, setup.load(device), setup.world).handlers(), port=port)
+    base = default_worker().submit(lambda: setup.load(device)).result()
+    serve(root, Desk(root, base, setup.world).handlers(), port=port, worker=default_worker())
 
 
 def _engine_setup(root: str, model: str, bits: int) -> Any:

@@ -107,12 +107,15 @@ class Handlers:
 
 
 class Engine:
-    """The runs under one directory, one worker thread, and the channel. One engine at a time serves a directory."""
+    """The runs under one directory, one worker thread, and the channel. One engine at a time serves a directory.
+
+    A `worker` that is handed in (its thread has loaded the model) is the engine's from then on and ends with it.
+    """
 
     def __init__(self, root: Path | str, handlers: Handlers, *, port: int = 0, worker: Worker | None = None) -> None:
         self.root, self.handlers = Path(root), handlers
         self.root.mkdir(parents=True, exist_ok=True)
-        self.worker, self._own_worker = worker or Worker(), worker is None
+        self.worker = worker or Worker()
         self.token = secrets.token_urlsafe(24)
         self.sessions: dict[str, Session] = {}
         self.over = threading.Event()
@@ -169,7 +172,7 @@ class Engine:
             if json.loads(engine_file(self.root).read_text())["token"] == self.token:
                 engine_file(self.root).unlink()
         self._socket.close()
-        if self._own_worker and not at_once:
+        if not at_once:
             self.worker.close(wait_s=2.0)
         self._lock.release()
         self.over.set()
@@ -372,12 +375,19 @@ class Engine:
             future.cancel()
 
 
-def serve(root: Path | str, handlers: Handlers, *, port: int = 0, say: Callable[[str], None] = print) -> None:
+def serve(
+    root: Path | str,
+    handlers: Handlers,
+    *,
+    port: int = 0,
+    worker: Worker | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
     """Runs an engine in this process until it is shut down.
 
     The first Ctrl-C or SIGTERM stops the runs safely; the second one leaves at once.
     """
-    engine = Engine(root, handlers, port=port).start()
+    engine = Engine(root, handlers, port=port, worker=worker).start()
     say(f"Serving {root} at {engine.address} (pid {os.getpid()}); stop with Ctrl-C.")
     presses: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):

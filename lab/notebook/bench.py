@@ -91,6 +91,7 @@ class Workbench:
         from lab.desk import Desk
         from lab.engine import Engine
         from lab.machine import limit_threads
+        from lab.worker import Worker
 
         self.root = Path(root).absolute()
         if (former := _OPEN.get(self.root)) is not None:
@@ -100,10 +101,11 @@ class Workbench:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         source = tiny.CHECKPOINT if model is None else model
         self.world = "tiny" if Path(source) == tiny.CHECKPOINT else ""
-        self.base = SharedBase.load(source, bits, device)
+        worker = Worker()
+        self.base = worker.submit(lambda: SharedBase.load(source, bits, device)).result()
         self.adapter = adapter or Adapter()
         self.desk = Desk(self.root, self.base, self.world)
-        self.engine = Engine(self.root, self.desk.handlers()).start()
+        self.engine = Engine(self.root, self.desk.handlers(), worker=worker).start()
         self.client = EngineClient(self.root)
         _OPEN[self.root] = self
         atexit.register(self.close)
