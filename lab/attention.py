@@ -18,7 +18,7 @@ NAME = "lab_tree"
 
 @dataclass
 class KVCache:
-    """Keys and values of R rows being decoded, one pair of (R, capacity, H_kv, D) tensors a layer.
+    """Keys and values of R rows being decoded, one pair of (R, H_kv, capacity, D) tensors a layer.
 
     `lengths` (R,) counts the tokens stored for each row; a decoding step writes there and attends to everything before
     and including it. Rows that ended are dropped with `keep`. `step` comes before a decoding step, `grown` after it.
@@ -30,7 +30,7 @@ class KVCache:
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
     reach: int = 0  # longest row after the coming write: how much of the capacity a step must read
-    places: Tensor | None = None  # (R,) where the coming tokens go in a layer's store seen as (R · capacity, H_kv · D)
+    places: dict[int, Tensor] = field(default_factory=dict)  # H_kv -> (R · H_kv,) where the coming tokens go
     masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
 
     def keep(self, index: Tensor) -> None:
@@ -42,17 +42,17 @@ class KVCache:
                 store[layer] = store[layer].index_select(0, index)
 
     def fill(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Stores the prompts' keys and values (P, T, H_kv, D), repeated to the rows that continue each prompt."""
+        """Stores the prompts' keys and values (P, H_kv, T, D), repeated to the rows that continue each prompt."""
         for store, new in ((self.keys, keys), (self.values, values)):
-            full = new.new_zeros(len(self.rows), self.capacity, *new.shape[2:])
-            full[:, : new.shape[1]] = new.index_select(0, self.rows)
+            full = new.new_zeros(len(self.rows), new.shape[1], self.capacity, new.shape[3])
+            full[:, :, : new.shape[2]] = new.index_select(0, self.rows)
             store[layer] = full
 
     def step(self) -> None:
         """Finds where every row's next token goes. A row that is full writes over its own last token: it has ended."""
         self.lengths = torch.clamp(self.lengths, max=self.capacity - 1)
         self.reach = min(self.reach + 1, self.capacity)
-        self.places = torch.arange(len(self.lengths), device=self.lengths.device) * self.capacity + self.lengths
+        self.places.clear()
         self.masks.clear()
 
     def grown(self) -> None:
@@ -61,10 +61,14 @@ class KVCache:
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Stores one new token a row, (R, H_kv, D) each, and gives back what the step attends to, (R, H_kv, T, D)."""
-        assert self.places is not None
+        heads = keys.shape[1]
+        if heads not in self.places:
+            row = torch.arange(len(self.lengths), device=self.lengths.device)[:, None]
+            head = torch.arange(heads, device=self.lengths.device)
+            self.places[heads] = ((row * heads + head) * self.capacity + self.lengths[:, None]).view(-1)
         for store, new in ((self.keys, keys), (self.values, values)):
-            store[layer].flatten(0, 1).index_copy_(0, self.places, new)
-        keys, values = (store[layer][:, : self.reach].transpose(1, 2) for store in (self.keys, self.values))
+            store[layer].view(-1, new.shape[2]).index_copy_(0, self.places[heads], new.flatten(0, 1))
+        keys, values = (store[layer][:, :, : self.reach] for store in (self.keys, self.values))
         return keys, values
 
     def seen(self, window: int | None, like: Tensor) -> Tensor:
@@ -139,7 +143,7 @@ def tree_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
     for view, *parts in zip(views, *(x.split(sizes) for x in (q, k, v)), strict=True):
         qr, kr, vr = (x.view(*view.shape, *x.shape[1:]).transpose(1, 2) for x in parts)  # (R, H, T, D)
         if cache is not None:
-            cache.fill(layer, kr.transpose(1, 2), vr.transpose(1, 2))
+            cache.fill(layer, kr, vr)
         mask = _window(view.shape[1], sliding_window, query.device)
         out = F.scaled_dot_product_attention(
             qr, kr, vr, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=qr.shape[1] != kr.shape[1]

@@ -22,7 +22,7 @@ from lab.probes import describe
 from lab.records import Message, Preference, Prompt, prompt_text
 from lab.runs import Run
 from lab.sample import sample
-from lab.worker import Worker
+from lab.worker import default_worker
 
 OnEvent = Callable[[str, Event], None]
 OnProgress = Callable[[str, int, int], None]
@@ -76,7 +76,7 @@ class Result:
 
 def open_engine(root: Path | str, device: str = "auto", port: int = 0) -> tuple[Engine, Desk]:
     """An engine for the tiny world over `root`; it serves while it is used as a context."""
-    worker = Worker()
+    worker = default_worker()
     base = worker.submit(lambda: SharedBase.load(tiny.CHECKPOINT, bits=4, device=device)).result()
     desk = Desk(root, base, world="tiny")
     return Engine(root, desk.handlers(), port=port, worker=worker), desk

@@ -109,13 +109,13 @@ class Handlers:
 class Engine:
     """The runs under one directory, one worker thread, and the channel. One engine at a time serves a directory.
 
-    A `worker` that is handed in (its thread has loaded the model) is the engine's from then on and ends with it.
+    A `worker` that is handed in (its thread has loaded the model) outlives the engine.
     """
 
     def __init__(self, root: Path | str, handlers: Handlers, *, port: int = 0, worker: Worker | None = None) -> None:
         self.root, self.handlers = Path(root), handlers
         self.root.mkdir(parents=True, exist_ok=True)
-        self.worker = worker or Worker()
+        self.worker, self._own_worker = worker or Worker(), worker is None
         self.token = secrets.token_urlsafe(24)
         self.sessions: dict[str, Session] = {}
         self.over = threading.Event()
@@ -172,7 +172,7 @@ class Engine:
             if json.loads(engine_file(self.root).read_text())["token"] == self.token:
                 engine_file(self.root).unlink()
         self._socket.close()
-        if not at_once:
+        if self._own_worker and not at_once:
             self.worker.close(wait_s=2.0)
         self._lock.release()
         self.over.set()

@@ -87,10 +87,13 @@ class Status:
     engine: str = ""
 
     def lost(self, now: float | None = None, after_s: float = LOST_AFTER_S) -> bool:
-        """Whether the run says it is alive and its process is gone, or silent for longer than `after_s` seconds."""
+        """Whether the run says it is alive and its process is gone, or silent for longer than `after_s` seconds.
+
+        A run that is still starting does not beat: while it is built, its process is busy with the model.
+        """
         if self.state not in LIVE_STATES:
             return False
-        silent = (time.time() if now is None else now) - self.heartbeat > after_s
+        silent = self.state != "starting" and (time.time() if now is None else now) - self.heartbeat > after_s
         return silent or (self.host == socket.gethostname() and not process_lives(self.pid))
 
     @property

@@ -189,7 +189,8 @@ def _draw(run: _Decoding, step: int) -> tuple[Drawn, Tensor]:
     logits = run.base.logits(run.hidden)
     logp = torch.log_softmax(logits / run.temperature if run.temperature not in (0, 1) else logits, dim=-1)
     if run.temperature:
-        noise = torch.empty(run.noises, logp.shape[1], device=logp.device).exponential_(generator=run.generator).log_()
+        # log e = log(−log u): an order of magnitude faster than `exponential_` on a CPU. u = 0 gives ∞: never chosen.
+        noise = torch.rand(run.noises, logp.shape[1], device=logp.device, generator=run.generator).log_().neg_().log_()
         whole = len(run.order) == len(run.role_of) == run.noises  # one role and nobody left out: the rows' own order
         tokens = (logp - (noise if whole else noise[run.noise_rows])).argmax(-1)
     else:

@@ -451,14 +451,19 @@ def resume(run: Run, build: Build, *, worker: Worker | None = None, engine: str 
     if worker is None:
         close_current()
     run.lock()
+    before = run.status()
     try:
         begun = bool(run.read()[0])
+        run.write_status(replace(before, state="starting", error="", engine=engine, heartbeat=time.time(),
+                                 pid=os.getpid(), host=socket.gethostname()))  # fmt: skip
         built = (worker or default_worker()).submit(lambda: _load(run, build)).result()
         note = f"resumed from step {built.state.step}" if begun else ""
         return Session(
             run, built.state, built.config, built.method, worker=worker, note=note, engine=engine, locked=True
         )
     except BaseException:
+        with suppress(OSError):
+            run.write_status(before)
         run.unlock()
         raise
 

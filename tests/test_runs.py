@@ -223,6 +223,12 @@ def test_a_silent_run_is_lost() -> None:
     assert Status("running", heartbeat=0.0).shown == "lost"
 
 
+def test_a_run_that_is_starting_is_lost_with_its_process_only() -> None:
+    here = os.uname().nodename
+    assert not Status("starting", heartbeat=1000.0, pid=os.getpid(), host=here).lost(now=9000.0)
+    assert Status("starting", heartbeat=1000.0, pid=2**22 + 1, host=here).lost(now=1000.0)
+
+
 def test_only_one_writer(tmp_path: Path) -> None:
     first = make(tmp_path)
     first.lock()

@@ -22,7 +22,7 @@ from session_toy import ToyConfig, ToyState, TroubleError, build, straight, toy
 from lab.config import ConfigError
 from lab.events import Done, Edited, Event, Probed, Progress, Saved, Started, Updated
 from lab.runs import Follower, Run, RunError
-from lab.session import Session, close_current, resume
+from lab.session import Built, Session, close_current, resume
 from lab.worker import Worker
 
 
@@ -153,6 +153,38 @@ def test_stop_and_resume_is_the_run_that_never_stopped(tmp_path: Path, worker: W
     follower = follow(again)
     assert follower.started == Started("toy", 2, 5, "resumed from step 2")
     assert list(follower.metrics) == [1, 2, 3, 4, 5]
+
+
+def test_a_run_that_is_being_built_says_so(tmp_path: Path, worker: Worker) -> None:
+    session = begin(tmp_path, ToyConfig(steps=5, save_every=0), worker)
+    session.step(2)
+    session.wait_paused(20)
+    session.close()
+    seen = []
+
+    def slow(run: Run) -> Built:
+        seen.append(run.status())
+        return build(run)
+
+    resume(session.run, slow, worker=worker, engine="http://here").close()
+    assert (seen[0].state, seen[0].step, seen[0].engine) == ("starting", 2, "http://here")
+    assert seen[0].pid == os.getpid()
+
+
+def test_a_run_that_cannot_be_built_is_as_it_was(tmp_path: Path, worker: Worker) -> None:
+    session = begin(tmp_path, ToyConfig(steps=5, save_every=0), worker)
+    session.step(2)
+    session.wait_paused(20)
+    session.close()
+    before = session.run.status()
+
+    def refuses(run: Run) -> Built:
+        raise RunError("the adapter is of another base.")
+
+    with pytest.raises(RunError, match="another base"):
+        resume(session.run, refuses, worker=worker)
+    assert session.run.status() == before
+    resume(session.run, build, worker=worker).close()  # and it is free again
 
 
 def test_stop_in_the_middle_of_a_step_ends_after_it(tmp_path: Path, worker: Worker) -> None:

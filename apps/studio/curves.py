@@ -211,12 +211,14 @@ def _resume(info: RunInfo) -> str:
 
 def controls(info: RunInfo, no_engine: str) -> dict[str, Any]:
     """Which of play, pause, step and stop can be pressed now, and if none can, why not."""
-    state = shown(info.status)
-    playing = state in ("running", "starting", "stale")
+    state, engine = shown(info.status), info.status.engine
+    playing = state in ("running", "stale")
     allowed = {"play": not playing and state != "finished", "pause": playing, "step": not playing and
                state != "finished", "stop": playing or state == "paused"}  # fmt: skip
     reason = no_engine or (f"{info.id} is finished." if state == "finished" else "")
-    if not no_engine and state in ("running", "starting", "stale", "paused") and not info.status.engine:
+    if not no_engine and state == "starting" and engine:
+        reason = f"{info.id} is getting ready."
+    if not no_engine and state in ("running", "stale", "paused") and not engine:
         reason = f"{info.id} is played by another process (pid {info.status.pid}), perhaps a notebook; steer it there."
     return {"reason": reason, "playing": playing} | {name: ok and not reason for name, ok in allowed.items()}
 

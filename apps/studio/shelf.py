@@ -13,7 +13,7 @@ from lab.follow import Follower
 from lab.runs import Run, RunInfo, Status, runs
 
 SILENT_AFTER_S = 6.0
-"""A live run whose heartbeat is older than this is shown as stale (it beats about once a second)."""
+"""A run that plays and whose heartbeat is older than this is shown as stale (it beats about once a second)."""
 
 
 @dataclass
@@ -74,8 +74,7 @@ def shown(status: Status, now: float | None = None) -> str:
     now = time.time() if now is None else now
     if status.lost(now):
         return "lost"
-    live = status.state in ("starting", "running")
-    return "stale" if live and now - status.heartbeat > SILENT_AFTER_S else status.state
+    return "stale" if status.state == "running" and now - status.heartbeat > SILENT_AFTER_S else status.state
 
 
 def ago(seconds: float) -> str:

@@ -91,7 +91,7 @@ class Workbench:
         from lab.desk import Desk
         from lab.engine import Engine
         from lab.machine import limit_threads
-        from lab.worker import Worker
+        from lab.worker import default_worker
 
         self.root = Path(root).absolute()
         if (former := _OPEN.get(self.root)) is not None:
@@ -101,7 +101,7 @@ class Workbench:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         source = tiny.CHECKPOINT if model is None else model
         self.world = "tiny" if Path(source) == tiny.CHECKPOINT else ""
-        worker = Worker()
+        worker = default_worker()
         self.base = worker.submit(lambda: SharedBase.load(source, bits, device)).result()
         self.adapter = adapter or Adapter()
         self.desk = Desk(self.root, self.base, self.world)
