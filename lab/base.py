@@ -51,6 +51,8 @@ class SharedBase:
     roles: dict[str, Role]
     now: Now
     checkpointing: int = 0
+    lean: bool | None = None
+    """Whether `lab.decode` gives this model's hidden states; None until the first decoding step has been compared."""
 
     # --- loading -----------------------------------------------------------------------------------------------------
 
@@ -215,7 +217,7 @@ class SharedBase:
         Gradients flow to the trained roles among the slices. No autocast, no dropout, no mask.
         """
         with self.now.of(packed.slices):
-            out = self._decoder(
+            out = self.decoder(
                 input_ids=packed.input_ids,
                 position_ids=packed.positions,
                 use_cache=False,
@@ -227,7 +229,8 @@ class SharedBase:
         return out.last_hidden_state[0]
 
     @property
-    def _decoder(self) -> Any:
+    def decoder(self) -> Any:
+        """The model without its language-model head."""
         return self._causal.get_decoder()
 
     @property

@@ -26,9 +26,6 @@ from torch import Tensor, nn
 from lab import quantise
 from lab.pack import Slice
 
-Merged = dict[tuple[nn.Module, str], Tensor]
-"""(layer, role) -> the layer's weight with the role's adapter in it, (out, in)."""
-
 
 @dataclass
 class Now:
@@ -36,7 +33,6 @@ class Now:
 
     slices: tuple[Slice, ...] = ()
     dense: dict[nn.Module, Tensor] = field(default_factory=dict)  # layer -> its dequantised weight, where kept
-    merged: Merged | None = None  # while decoding, where exact enough
 
     @contextmanager
     def of(self, slices: tuple[Slice, ...]) -> Iterator[None]:
@@ -46,15 +42,6 @@ class Now:
             yield
         finally:
             self.slices = before
-
-    @contextmanager
-    def with_merged(self, merged: Merged | None) -> Iterator[None]:
-        """Inside, forwards without gradients read these weights instead of base and adapter apart."""
-        before, self.merged = self.merged, merged
-        try:
-            yield
-        finally:
-            self.merged = before
 
     def remember(self) -> tuple[AbstractContextManager, AbstractContextManager]:
         """The `context_fn` of torch.utils.checkpoint: the recomputation sees the slices of the first computation."""
@@ -71,8 +58,6 @@ class Part(NamedTuple):
 
 def role_linear(layer: Any, now: Now, x: Tensor) -> Tensor:
     """The forward of one adapted linear layer: x (1, N, in) -> (1, N, out)."""
-    if now.merged is not None and not torch.is_grad_enabled():
-        return _by_merged(layer, now, x)
     dense = now.dense.get(layer)
     parts: list[Part] = []
     matrices: list[Tensor] = []
@@ -87,33 +72,6 @@ def role_linear(layer: Any, now: Now, x: Tensor) -> Tensor:
     if weighed:
         return _RoleLinear.apply(x.squeeze(0), layer, dense, parts, *matrices)[None]
     return _by_autograd(layer, x.squeeze(0), parts, matrices)[None]
-
-
-def merge(layers: list[Any], dense: dict[nn.Module, Tensor], roles: tuple[str, ...]) -> Merged | None:
-    """W + scale · B A of every layer and role, or None where this would not be exact: only dense float32 weights are
-    merged, where it moves a log-probability by about 1e-6 (in bfloat16 it would lose small updates).
-    """
-    merged: Merged = {}
-    for layer in layers:
-        weight = dense.get(layer, layer.base_layer.weight if type(layer.base_layer) is nn.Linear else None)
-        if weight is None or weight.dtype != torch.float32:
-            return None
-        for role in roles:
-            if role in layer.lora_A:
-                a, b = layer.lora_A[role].weight, layer.lora_B[role].weight
-                merged[layer, role] = torch.addmm(weight, b, a, alpha=layer.scaling[role])
-    return merged
-
-
-def _by_merged(layer: Any, now: Now, x: Tensor) -> Tensor:
-    assert now.merged is not None
-    bias = layer.base_layer.bias
-    pieces = []
-    for s in now.slices:
-        weight = now.merged.get((layer, s.role))
-        part = x if len(now.slices) == 1 else x[:, s.start : s.stop]
-        pieces.append(_base(layer, now.dense.get(layer), part) if weight is None else F.linear(part, weight, bias))
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
 
 
 def _base(layer: Any, dense: Tensor | None, x: Tensor) -> Tensor:

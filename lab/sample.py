@@ -18,9 +18,8 @@ from torch import Tensor
 
 from lab.attention import KVCache
 from lab.base import SharedBase
-from lab.lowrank import Merged, merge
+from lab.decode import TOLERANCE, Decoder
 from lab.pack import Pack, Row, Slice
-from lab.quantise import free_memory
 from lab.records import Prompt, Rollout
 
 KEEP_SHARE = 0.85
@@ -59,7 +58,7 @@ class _Decoding:
     order: list[int]
     noise_rows: Tensor  # (R,) which noise each row of the cache uses
     slices: tuple[Slice, ...]
-    merged: Merged | None
+    decoder: Decoder | None  # None: the model's own forward
     going: set[int] = field(default_factory=set)
 
 
@@ -164,6 +163,7 @@ def _prefill(
     index = torch.tensor([distinct[p] + r * len(distinct) for r in range(len(roles)) for p in copies])
     lengths = torch.tensor([len(p) for p in copies] * len(roles))
     index, lengths = index.to(base.device), lengths.to(base.device)
+    decoder = None if base.lean is False else Decoder.of(base, roles)
     cache = KVCache(min(longest + max_new_tokens, base.window), lengths, index, reach=longest)
     hidden = base.forward(packed, cache)[packed.last[index]]
     rows = len(index)
@@ -171,16 +171,7 @@ def _prefill(
     room = [min(max_new_tokens, base.window - len(p)) for p in copies] * len(roles)
     return _Decoding(base, base.chat.stop_ids, temperature, generator(base.device, seed), len(copies), role_of, room,
                      cache, hidden, list(range(rows)), torch.arange(rows, device=base.device) % len(copies),
-                     _slices(role_of), _merged(base, roles), set(range(rows)))  # fmt: skip
-
-
-def _merged(base: SharedBase, roles: Sequence[str]) -> Merged | None:
-    """The roles' merged weights, where that is exact and takes less than a sixth of the memory that is free."""
-    if base.device.type != "cpu" or base.model.dtype != torch.float32:
-        return None
-    layers = [layer for _, layer in base.layers()]
-    need = sum(4 * layer.in_features * layer.out_features for layer in layers) * len(set(roles))
-    return merge(layers, base.now.dense, tuple(dict.fromkeys(roles))) if need < free_memory(base.device) / 6 else None
+                     _slices(role_of), decoder, set(range(rows)))  # fmt: skip
 
 
 @torch.no_grad()
@@ -216,12 +207,31 @@ def _advance(run: _Decoding, tokens: Tensor) -> None:
         run.noise_rows, tokens = run.noise_rows[index], tokens[index]
         run.slices = _slices([run.role_of[row] for row in run.order])
         run.cache.keep(index)
+    run.cache.step()
+    run.hidden = _hidden(run, tokens)
+    run.cache.grown()
+
+
+def _hidden(run: _Decoding, tokens: Tensor) -> Tensor:
+    """The hidden states (R, H) of the tokens. The first step on a base is computed both ways, and compared."""
+    if run.decoder is None:
+        return _plainly(run, tokens)
+    if run.base.lean is None:
+        theirs = _plainly(run, tokens)
+        mine = run.decoder.step(tokens, run.cache, run.slices)
+        run.base.lean = float((mine - theirs).abs().max()) <= TOLERANCE * max(1.0, float(theirs.abs().max()))
+        if not run.base.lean:
+            run.decoder = None
+            return _plainly(run, tokens)  # once more: the cache must hold its own keys and values
+        return mine
+    return run.decoder.step(tokens, run.cache, run.slices)
+
+
+def _plainly(run: _Decoding, tokens: Tensor) -> Tensor:
+    """The same by the model's own forward."""
     nothing = tokens.new_zeros(0)
     packed = Pack(tokens[None], run.cache.lengths[None], run.slices, (), *[nothing] * 8)
-    run.cache.step()
-    with run.base.now.with_merged(run.merged):
-        run.hidden = run.base.forward(packed, run.cache)
-    run.cache.grown()
+    return run.base.forward(packed, run.cache)
 
 
 def _slices(roles: Sequence[str]) -> tuple[Slice, ...]:

@@ -42,7 +42,7 @@ class View:
         self.progress = Progress(
             TextColumn("[bold]{task.description:<28}"), BarColumn(24), MofNCompleteColumn(),
             TimeRemainingColumn(compact=True), TextColumn("[dim]{task.fields[figures]}"),
-            console=console, disable=quiet)  # fmt: skip
+            console=console, disable=quiet, refresh_per_second=4)  # fmt: skip
         self.tasks: dict[str, Any] = {}
         self.methods: dict[str, str] = {}
         self.seen: dict[str, dict[str, float]] = {}

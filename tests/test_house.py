@@ -21,7 +21,7 @@ FLOORS = (
     ("lab.template", "lab.chat", "lab.columns", "lab.data", "lab.pack", "lab.attention", "lab.lowrank", "lab.roles",
      "lab.quantise", "lab.base", "lab.saving"),
     # 2: what is asked of roles, who judges, what a run carries
-    ("lab.sample", "lab.score", "lab.probes", "lab.feedback", "lab.learner", "lab.state"),
+    ("lab.decode", "lab.sample", "lab.score", "lab.probes", "lab.feedback", "lab.learner", "lab.state"),
     # 3: the stories
     ("lab.train",),
     # 4: runs on disk and in memory, the engine, measuring, the tiny world

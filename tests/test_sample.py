@@ -9,11 +9,12 @@ import torch
 
 from lab.base import RAW, SharedBase
 from lab.config import Adapter
+from lab.decode import Decoder
 from lab.pack import Row
 from lab.sample import SampleError, sample, stream
 from lab.saving import save_role
 from lab.score import score
-from tests.models import build_model
+from tests.models import FAMILIES, build_model
 from tests.padded import plain_model
 
 PROMPTS = ["Who explains the weather of the island?", "No", "A small boat in the morning", "Somebody paints"]
@@ -197,3 +198,49 @@ def test_the_window_cuts_a_completion_and_refuses_a_prompt_without_room(tmp_path
     whole = list(stream(base, [(5,) * 10, (6,) * 4], max_new_tokens=50, temperature=temperature))
     lengths = [sum(row == r for drawn in whole for row, *_ in drawn.tokens) for r in (0, 1)]
     assert lengths == [6, 12]
+
+
+# ── the lean step ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_lean_step_is_used_where_it_is_the_models_own(family, tmp_path):
+    base = SharedBase.load(build_model(tmp_path / family, family), bits=4, device="cpu")
+    for name in ("p", "q"):
+        trained_role(base, name, len(name))
+    rollouts = sample(base, PROMPTS, ("p", "base", "q"), max_new_tokens=8, seed=1)
+    assert (base.lean is True) == (family not in ("gemma3", "phi3"))
+    base.lean = False
+    for mine, theirs in zip(rollouts, sample(base, PROMPTS, ("p", "base", "q"), max_new_tokens=8, seed=1), strict=True):
+        assert mine.completion_ids == theirs.completion_ids
+        assert mine.logprobs == pytest.approx(theirs.logprobs, abs=1e-5)
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_the_lean_step_needs_weights_as_matrices(bits, qwen3_folder):
+    base = SharedBase.load(qwen3_folder, bits=bits, device="cpu")
+    trained_role(base, "p", 1)
+    sample(base, PROMPTS, ("p",), max_new_tokens=4, seed=1)
+    assert base.lean is (None if bits == 8 else True)
+
+
+def test_an_adapter_on_some_layers_only(qwen3_folder):
+    base = SharedBase.load(qwen3_folder, bits=4, device="cpu", dense=False)
+    base.add_role("p", Adapter(rank=4, targets="attention"))
+    base.role("p").weights.normal_(0, 0.3)
+    lean = sample(base, PROMPTS, ("p",), max_new_tokens=8, seed=1)
+    assert base.lean
+    base.lean = False
+    assert [r.completion_ids for r in lean] == [r.completion_ids for r in sample(base, PROMPTS, ("p",),
+                                                                                max_new_tokens=8, seed=1)]  # fmt: skip
+
+
+def test_a_step_that_differs_is_refused(qwen3_folder, monkeypatch):
+    base = SharedBase.load(qwen3_folder, bits=4, device="cpu")
+    base.lean = False
+    right = sample(base, PROMPTS, max_new_tokens=8, seed=1)
+    step = Decoder.step
+    monkeypatch.setattr(Decoder, "step", lambda *given: step(*given) + 1e-2)
+    base.lean = None
+    assert sample(base, PROMPTS, max_new_tokens=8, seed=1) == right
+    assert base.lean is False
