@@ -151,7 +151,14 @@ def _measure(desk: Desk, sft: Run, reward: Run, ppo: Run, plan: Plan, on_progres
         on_progress=lambda done, of: on_progress("measuring on held-out prompts", done, of),
     )
     accuracy = reward_accuracy(
-        desk.base, prompts, roles["SFT"], judge, tiny.gold, max_new_tokens=tiny.MAX_NEW_TOKENS, seed=plan.seed + 2
+        desk.base,
+        prompts,
+        roles["SFT"],
+        judge,
+        tiny.gold,
+        max_new_tokens=tiny.MAX_NEW_TOKENS,
+        seed=plan.seed + 2,
+        pairs=3,
     )
     samples = list(_side_by_side(desk, roles, judge, plan))
     return Result(rows, samples, accuracy, {"sft": sft.id, "reward": reward.id, "ppo": ppo.id})

@@ -54,7 +54,7 @@ def show_demo(
 def _open_studio(folder: Path, port: int, console: Console) -> subprocess.Popen[bytes]:
     """The Studio as a process of its own."""
     port = free_port(port)
-    console.print(f"[bold]Studio[/bold]  http://127.0.0.1:{port}   (this window shows the progress too)")
+    console.print(f"[bold]Studio[/bold]  http://127.0.0.1:{port}/?tab=curves   (this window shows the progress too)")
     log = open(folder / ".studio.log", "ab")  # noqa: SIM115 - the child keeps it
     return subprocess.Popen(
         [sys.executable, "-m", "apps.studio", "--runs", str(folder), "--port", str(port)],

@@ -167,6 +167,9 @@ def test_figures_by_hand():
     # mean of 1, 2, 3, 4 is 2.5; s² = 5/3, so the half width is 1.959964 · √(5/3) / 2
     assert figure([1, 2, 3, 4]).mean == 2.5
     assert figure([1, 2, 3, 4]).high == pytest.approx(2.5 + 1.959964 * np.sqrt(5 / 3) / 2, abs=1e-6)
+    assert figure([1, 2, 3, 4], [7, 5, 0, 9]).high == pytest.approx(figure([1, 2, 3, 4]).high, abs=1e-12)
+    doubled = figure([1, 2, 3, 4] * 2, [0, 1, 2, 3] * 2)  # every value twice says no more than once
+    assert (doubled.n, doubled.high) == (8, pytest.approx(figure([1, 2, 3, 4]).high, abs=1e-12))
     # two wins, one tie, one loss: (2 + ½) / 4
     assert win_rate([1, 2, 3, 0], [0, 1, 3, 5]).mean == 0.625
     assert win_rate([0, 0], [0, 0]).mean == 0.5

@@ -48,10 +48,17 @@ class Row:
     win_rate: Figure | None
 
 
-def figure(values: Sequence[float] | np.ndarray) -> Figure:
-    """Mean and normal interval: mean ± 1.96 s / √n, s with n − 1."""
+def figure(values: Sequence[float] | np.ndarray, groups: Sequence[int] | None = None) -> Figure:
+    """Mean and normal interval: mean ± 1.96 s / √n, s with n − 1.
+
+    `groups` says which values belong together (several of one prompt), G of them; the error of the mean is then
+    √(G / (G − 1) · Σ_g (Σ_{i ∈ g} (x_i − mean))²) / n, which is the same where every group holds one value.
+    Source: Liang & Zeger 1986, the sandwich estimator for clusters.
+    """
     x = np.asarray(values, dtype=np.float64)
-    half = Z95 * float(x.std(ddof=1)) / sqrt(len(x)) if len(x) > 1 else float("inf")
+    sums = np.bincount(np.unique(np.arange(len(x)) if groups is None else groups, return_inverse=True)[1], x - x.mean())
+    g = len(sums)
+    half = Z95 * sqrt(g / (g - 1) * float((sums**2).sum())) / len(x) if g > 1 else float("inf")
     return Figure(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half, len(x))
 
 
@@ -112,15 +119,18 @@ def reward_accuracy(
     max_new_tokens: int,
     temperature: float = 1.0,
     seed: int = 0,
+    pairs: int = 1,
 ) -> Figure:
     """How often a reward model ranks two answers of `role` as the true score does, over pairs the truth tells apart.
 
-    Two answers to every prompt; a tie of rewards is half right; answers that did not end are left out, because a
-    reward model reads the end token.
+    `pairs` pairs of two answers to every prompt, none in two pairs; a tie of rewards is half right; answers that did
+    not end are left out, because a reward model reads the end token. The interval takes the prompts as the sample.
     """
     right: list[float] = []
-    for at in range(0, len(prompts), ROWS_AT_ONCE // 2):
-        part = prompts[at : at + ROWS_AT_ONCE // 2]
+    of: list[int] = []
+    chunk = max(1, ROWS_AT_ONCE // (2 * pairs))
+    for at in range(0, len(prompts), chunk):
+        part = prompts[at : at + chunk]
         rollouts = sample(
             base,
             part,
@@ -128,7 +138,7 @@ def reward_accuracy(
             temperature=temperature,
             max_new_tokens=max_new_tokens,
             seed=(seed, at, 2),
-            per_prompt=2,
+            per_prompt=2 * pairs,
         )
         rewards = score(base, [(r.prompt_ids, r.completion_ids) for r in rollouts], {reward: "reward"})[reward].tolist()
         truth = [gold(prompt_text(r.prompt), r.completion, r.ended).score for r in rollouts]
@@ -136,7 +146,8 @@ def reward_accuracy(
             if truth[i] != truth[i + 1] and rollouts[i].ended and rollouts[i + 1].ended:
                 agree = np.sign(rewards[i] - rewards[i + 1]) * np.sign(truth[i] - truth[i + 1])
                 right.append((float(agree) + 1) / 2)
-    return figure(right)
+                of.append(at + i // (2 * pairs))
+    return figure(right, of)
 
 
 def _measure(

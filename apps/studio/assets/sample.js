@@ -6,7 +6,7 @@
   Lab.sample = ({ element, server, props, watch, trigger }) => {
     const root = element.querySelector("[data-panel]");
     const { el } = Lab;
-    const state = { roles: null, view: "text", busy: false, reply: null, known: [] };
+    const state = { roles: null, view: "text", busy: false, reply: null, known: [], chosen: false };
 
     const message = el("div", { "aria-live": "polite" });
     const prompt = el("textarea", { rows: 2, "aria-label": "Prompt", placeholder: "Ask something…", maxlength: 4000, spellcheck: "false",
@@ -44,9 +44,10 @@
       let s;
       try { s = await server.roles({}); } catch { s = { reason: "The Studio does not answer; is it still running in its terminal?", roles: [], examples: [] }; }
       state.known = s.roles || [];
-      if (!state.roles) {
-        const asked = (Lab.query("roles") || "").split(",").filter((r) => state.known.includes(r.split("@")[0]));
-        if (state.known.length) state.roles = asked.length ? asked.slice(0, 4) : (s.preferred || state.known).slice(0, 4);
+      if (!state.chosen && !state.reply && state.known.length) {  // until somebody chooses, runs that begin join in
+        const asked = state.roles ? [] : (Lab.query("roles") || "").split(",").filter((r) => state.known.includes(r.split("@")[0]));
+        state.chosen = asked.length > 0;
+        state.roles = (state.chosen ? asked : s.preferred || state.known).slice(0, 4);
       }
       if (state.roles && state.known.length) state.roles = state.roles.filter((r) => state.known.includes(r.split("@")[0]));
       drawRoles();
@@ -74,6 +75,7 @@
         const full = at < 0 && (state.roles || []).length >= 4;
         return el("button", { type: "button", class: "chip", "aria-pressed": String(at >= 0), "data-role": role, disabled: full, title: full ? "Four at most; take one away first." : null,
           on: { click: () => {
+            state.chosen = true;
             state.roles = at >= 0 ? state.roles.filter((r) => r !== role) : offered.filter((r) => r === role || state.roles.includes(r));
             Lab.link({ tab: "sample", roles: state.roles.join(",") });
             const keep = role; drawRoles(); roles.querySelector(`[data-role="${CSS.escape(keep)}"]`)?.focus();
