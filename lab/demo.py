@@ -31,9 +31,10 @@ SFT = SFTConfig(lr=3e-3, batch=32, epochs=1.0, eval_every=20, probe_every=20, sa
 REWARD = RewardConfig(
     lr=1e-3, head_lr=3e-3, batch=32, epochs=1.0, eval_share=0.08, eval_every=25, probe_every=0, save_every=0
 )
-PPO = PPOConfig(steps=50, lr=3e-3, value_lr=3e-3, value_head_lr=3e-3, batch=64, epochs=2, minibatches=1, kl=0.25,
-                missing_end=1.0, max_new_tokens=tiny.MAX_NEW_TOKENS, probe_every=10, save_every=10)  # fmt: skip
-
+PPO = PPOConfig(steps=60, lr=3e-3, value_lr=3e-3, value_head_lr=3e-3, batch=64, per_prompt=2, epochs=2, minibatches=1,
+                kl=0.25, missing_end=1.0, max_new_tokens=tiny.MAX_NEW_TOKENS, probe_every=10,
+                save_every=10)  # fmt: skip
+"""Longer, the true score begins to fall even with this KL weight; without one it has fallen far by then."""
 
 SHOWN = (0, 4, 8)
 """The probe prompts answered side by side at the end: a fact, a false claim, a harmful request."""
