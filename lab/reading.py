@@ -209,7 +209,9 @@ def invariants(checks: Iterable[Checked]) -> tuple[list[Checked], str]:
     broken = sum(not c.ok for c in rows)
     if not rows:
         return rows, "nothing checked yet"
-    return rows, f"{broken} of {len(rows)} invariants broken" if broken else f"all {len(rows)} invariants hold"
+    if broken:
+        return rows, f"{broken} of {len(rows)} invariants broken"
+    return rows, f"all {len(rows)} invariants hold" if len(rows) > 1 else "the one invariant holds"
 
 
 def word_diff(before: str, after: str) -> tuple[tuple[Op, str], ...]:
