@@ -336,23 +336,35 @@ def test_padding_is_never_a_label() -> None:
     assert labels.tolist() == [[5, 6, 7], [8, -100, -100]]
 
 
-def test_a_short_pretraining_writes_a_checkpoint_that_opens(tmp_path: Any) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = tmp_path / "world"
-    stages = (build.Stage(2, 1e-3, warmup=1), build.Stage(1, 1e-3, reactions=True))
-    build.pretrain(build.Pretraining(stages, tokens=256), folder, prompts=22)
-    done = json.loads((folder / "manifest.json").read_text())["done"]
-    assert done["stages"] == 2
-    assert 256 < done["tokens"] <= 3 * 256
-    assert AutoTokenizer.from_pretrained(str(folder)).eos_token == "<|end|>"
-    assert AutoModelForCausalLM.from_pretrained(str(folder)).num_parameters() == model().num_parameters()
-    assert [p.name for p in tmp_path.iterdir()] == ["world"]
-
-
 def test_flattery_and_filler_are_single_sentences() -> None:
     assert all(s[-1] in ".!" and s.count(".") + s.count("!") == 1 for s in (*FLATTERY, *FILLERS))
 
 
 def test_messages_are_user_turns() -> None:
     assert tiny.demonstrations(1)[0].prompt == (Message("user", prompt_text(tiny.demonstrations(1)[0].prompt)),)
+
+
+# ── building it again ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_world_is_built_from_nothing_stage_by_stage_and_comes_out_the_same(tmp_path: Any) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    recipe = build.Pretraining(
+        stages=(build.Stage(4, 1e-3, warmup=2), build.Stage(3, 1e-3, reactions=True, emphasis=8.0, warmup=2)),
+        tokens=256,
+    )
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"an older one")
+        build.pretrain(recipe, tmp_path / name, prompts=12)
+    made, again = (json.loads((tmp_path / n / "manifest.json").read_text()) for n in ("one", "two"))
+    assert made == again
+    assert made["done"]["stages"] == 2
+    assert 256 < made["done"]["tokens"] <= 7 * 256
+    assert made["recipe"] == json.loads(json.dumps(asdict(recipe)))
+    assert made["files"]["model.safetensors"] == build.file_digest(tmp_path / "one" / "model.safetensors")
+    assert made["quality"]["heldout_prompts"] == 12
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one", "two"], "the folder of the new files is gone"
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "one").num_parameters() == model().num_parameters()
+    assert AutoTokenizer.from_pretrained(tmp_path / "one").get_vocab() == tokenizer().get_vocab()
