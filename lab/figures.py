@@ -108,18 +108,15 @@ def colours(runs: Sequence[str], dark: bool = False) -> dict[str, str]:
 def smooth(values: Sequence[float], weight: float) -> list[float]:
     """Exponential moving average without start-up bias: s_t = (1 − w) Σ_{i ≤ t} w^(t−i) x_i / (1 − w^(t+1)).
 
-    0 ≤ `weight` < 1; 0 leaves the values as they are. Causal: appending a value changes no earlier one. A constant
-    stays that constant to the last bit, so that its line is flat at any zoom.
+    0 ≤ `weight` < 1. Causal: appending a value changes no earlier one. A constant stays itself to the last bit.
     """
     if not 0 <= weight < 1:
         raise ValueError(f"The smoothing weight is {weight:g}; it must lie in [0, 1).")
-    if weight == 0:
-        return list(values)
     out, s, power = [], 0.0, 1.0
     for x in values:
         power *= weight
         s += (x - s) * ((1 - weight) / (1 - power))  # the first factor is 1
-        out.append(s)
+        out.append(s if weight else x)
     return out
 
 

@@ -355,6 +355,7 @@ def test_waiting_has_a_limit(tmp_path: Path, worker: Worker) -> None:
 
 def test_interrupting_a_cell_leaves_a_run_that_goes_on_bit_for_bit(tmp_path: Path, worker: Worker) -> None:
     import _thread
+    import signal
 
     session = toy_session(tmp_path, worker, steps=300, pause_s=0.005, probe_every=0, save_every=0)
     live = play(session, block=True)
@@ -363,9 +364,14 @@ def test_interrupting_a_cell_leaves_a_run_that_goes_on_bit_for_bit(tmp_path: Pat
         until(lambda: session.state.step >= 3, "three steps")
         _thread.interrupt_main()
 
+    # A shell that starts the tests in the background has them ignore Ctrl-C; a kernel never does.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=press, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        live.wait()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            live.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
     run = session.run
     step = run.latest_checkpoint()
     assert session.done is not None
