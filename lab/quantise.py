@@ -158,9 +158,34 @@ def fuse_norms(model: Any) -> int:
 
 def _fused_norm(weight: Tensor, eps: float) -> Any:
     def forward(x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and torch.is_grad_enabled() and x.requires_grad:
+            return RMSNorm.apply(x, weight, eps)
         return F.rms_norm(x, weight.shape, weight, eps)
 
     return forward
+
+
+class RMSNorm(torch.autograd.Function):
+    """RMS norm with a backward of its own, on a CPU a quarter of the work of the one that autograd puts together:
+
+        y = n · w, n = x r, r = (mean x² + ε)^−½      ∂x = r (∂y · w − n · mean(∂y · w · n))
+
+    The weight is frozen and gets no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        return F.rms_norm(x, weight.shape, weight, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        x, weight = ctx.saved_tensors
+        r = torch.linalg.vecdot(x, x).div_(x.shape[-1]).add_(ctx.eps).rsqrt_().unsqueeze(-1)
+        n, dn = x * r, grads[0] * weight
+        along = torch.linalg.vecdot(dn, n).div_(-x.shape[-1]).unsqueeze(-1)
+        return torch.addcmul(dn, n, along).mul_(r), None, None
 
 
 def fingerprint(model: Any) -> str:

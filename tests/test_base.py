@@ -10,7 +10,7 @@ import torch
 from lab.base import RAW, RoleError, SharedBase
 from lab.config import Adapter
 from lab.pack import Row
-from lab.quantise import ModelError, is_nf4
+from lab.quantise import ModelError, RMSNorm, fuse_norms, is_nf4
 from lab.saving import AdapterError, load_role, save_role
 from lab.score import score
 from tests.models import FAMILIES, build_model
@@ -272,3 +272,25 @@ def test_adapters_keep_fp32_masters_and_one_small_step_moves_every_tensor(base):
     master.grad = role.grad
     torch.optim.AdamW([master], lr=1e-6, weight_decay=0.0).step()
     assert all(float((p - q).abs().max()) > 5e-7 for p, q in zip(role.parameters, before, strict=True))
+
+
+# ── norms ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_fused_norm_has_torchs_values_and_the_right_gradient():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 5, 8, dtype=torch.float64, generator=generator, requires_grad=True)
+    weight = torch.randn(8, dtype=torch.float64, generator=generator)
+    assert torch.equal(RMSNorm.apply(x, weight, 1e-3), torch.nn.functional.rms_norm(x, (8,), weight, 1e-3))
+    assert torch.autograd.gradcheck(lambda x: RMSNorm.apply(x, weight, 1e-3), (x,))
+
+
+@pytest.mark.parametrize(("family", "fused"), [("llama", 5), ("qwen3", 9), ("gemma", 0), ("gemma3", 0)])
+def test_norms_of_another_form_keep_their_own(family, fused, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(build_model(tmp_path / family, family), dtype=torch.float32)
+    ids = torch.arange(3, 15)[None]
+    before = model(ids).logits
+    assert fuse_norms(model.requires_grad_(False)) == fused
+    assert torch.allclose(model(ids).logits, before, atol=1e-5)
