@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from rich.console import Console
 from lab.machine import free_port, limit_threads
 from lab.runs import RunError
 from lab.terminal import View, demo_answers, demo_table
+from lab.worker import default_worker
 
 
 def show_demo(
@@ -46,6 +48,11 @@ def show_demo(
             f"\nLeft. The runs are in {folder}; `lab runs --runs {folder}` lists them and `lab resume` goes "
             "on with one."
         )
+        if not default_worker().close(wait_s=5.0):  # it measures; to end it in the middle of an operation is a crash
+            if page is not None:
+                page.terminate()
+            sys.stdout.flush()
+            os._exit(130)
     finally:
         if page is not None:
             page.terminate()

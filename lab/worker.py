@@ -59,13 +59,17 @@ class Worker:
                 future, fn = self._calls.popleft()
             _answer(future, fn)
 
-    def close(self, wait_s: float | None = None) -> None:
-        """Ends the thread after the waiting calls, and waits for that (at most `wait_s` seconds); turns never start."""
+    def close(self, wait_s: float | None = None) -> bool:
+        """Ends the thread after the waiting calls, and waits for that (at most `wait_s` seconds); turns never start.
+
+        Gives back whether it has ended.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify()
         if threading.current_thread() is not self._thread:
             self._thread.join(wait_s)
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
         while True:
