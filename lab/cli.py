@@ -5,6 +5,7 @@ Flags of a method are its config's fields. Heavy libraries are imported when a c
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -348,11 +349,12 @@ def sample(prompt: str, roles: str, model: str, temperature: float, max_new_toke
     from lab.terminal import columns
 
     names = tuple(dict.fromkeys(r.strip() for r in roles.split(",") if r.strip()))
-    rows = _ask(root, names, model, device, prompt, temperature, max_new_tokens, seed)
+    rows = iter(_ask(root, names, model, device, prompt, temperature, max_new_tokens, seed))
+    begun = list(itertools.islice(rows, 1))  # what is wrong with the request shows here, before there is a table
     answered: dict[str, dict[str, Any]] = {name: {} for name in names}
     console = Console()
     with Live(columns(answered), console=console, refresh_per_second=12, transient=as_json) as live:
-        for row in rows:
+        for row in itertools.chain(begun, rows):
             answered[row["role"]] |= row
             if not as_json:
                 live.update(columns(answered))
