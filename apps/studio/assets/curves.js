@@ -61,13 +61,13 @@
     /* ---------------------------------------------------------------- asking and telling */
     const SILENT = { error: "The Studio does not answer; is it still running in its terminal?" };
     const safely = async (name, value) => { try { return await server[name](value); } catch { return SILENT; } };
+    let fading = 0;
     function tell(level, text, kind = "poll") {
       clearTimeout(fading);
       message.dataset.kind = kind;
       message.replaceChildren(...(text ? [Lab.note(level, text)] : []));
       if (text && kind === "act" && level !== "bad") fading = setTimeout(() => tell("", ""), 6000);  // what was done is seen
     }
-    let fading = 0;
     const have = () => Object.fromEntries([...plots].filter(([, p]) => p.signature).map(([key, p]) =>
       [key, { signature: p.signature, counts: p.area.data.map((t) => t.x.length) }]));
 
