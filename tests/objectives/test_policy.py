@@ -83,6 +83,11 @@ def test_dual_clip(rho, advantage, loss, slope, clipped):
     assert out.clipped.tolist() == [clipped]
 
 
+def test_a_dual_clip_just_above_one_is_allowed():
+    out = ppo_policy(t(2).log(), t(0), t(-1), clip=0.25, dual_clip=1.5)
+    assert_close(out.loss, t(1.5))  # unclipped it would be 2
+
+
 def test_a_ratio_at_the_dual_clip_is_not_clipped():
     """ρ = e and c the same number, to the last bit: the gradient is still A ρ."""
     logprobs = t(1).requires_grad_()
