@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from benchmarks.overoptimise import measure
 from lab import demo, tiny
 from lab.follow import Follower
 from lab.runs import Run, runs
@@ -58,3 +59,9 @@ def test_the_whole_path(small, tmp_path, capsys):
 
     assert "proxy" in err, "people read the table beside the JSON"
     assert not (tmp_path / ".engine.json").exists(), "the engine has gone"
+
+    along = measure(tmp_path, prompts=12, seed=1)
+    assert [row["role"] for row in along["rows"]] == ["SFT", "2"], "the start and every checkpoint"
+    assert (along["kl"], along["seed"], along["fall"]) == (0.0, 3, 0.0), "one checkpoint is its own peak"
+    assert along["rows"][0]["kl"]["mean"] == 0
+    assert along["rows"][1]["kl"]["mean"] != 0
