@@ -48,7 +48,7 @@ def measure(what: str, model: str, tokens: int, device: str) -> dict[str, Any]:
 
     from benchmarks.models import CONFIGS, random_base
     from benchmarks.phases import ppo_phase, rollout_phase, sft_phase
-    from lab.data import TokenRow
+    from lab.encode import TokenRow
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     where = torch.device(device)

@@ -12,7 +12,7 @@ from torch import nn
 from lab import attention, quantise, tiny
 from lab.base import SharedBase
 from lab.chat import Chat
-from lab.data import TokenPair, TokenRow
+from lab.encode import TokenPair, TokenRow
 from lab.lowrank import Now
 
 QWEN = {"head_dim": 128, "num_key_value_heads": 8, "vocab_size": 151936, "max_position_embeddings": 32768,

@@ -16,8 +16,9 @@ from benchmarks.turns import Turn
 from benchmarks.work import read_facts, read_rows
 from lab.base import SharedBase
 from lab.config import PPOConfig, RewardConfig, SFTConfig
-from lab.data import TokenPair, TokenPrompt, TokenRow
+from lab.encode import TokenPair, TokenPrompt, TokenRow
 from lab.events import Updated
+from lab.feedback.rewards import Rewards
 from lab.records import Rollout
 from lab.sample import stream
 from lab.saving import load_role
@@ -141,7 +142,12 @@ def _ppo_state(base: SharedBase, prompts: list[list[int]], config: PPOConfig) ->
     base.fork("policy", "reference", head=False)
     base.fork("reward", "value")
     state = ppo_story.PPOState(
-        base, names, ("policy", "value"), config.steps, numbers={"beta": config.kl, "updates": 0.0}
+        base,
+        names,
+        ("policy", "value"),
+        config.steps,
+        numbers={"beta": config.kl, "updates": 0.0},
+        rewards=Rewards.role("reward"),
     )
     state.prompts = [TokenPrompt(text, tuple(p)) for text, p in zip(texts, prompts, strict=True)]
     return state

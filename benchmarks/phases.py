@@ -8,7 +8,8 @@ from typing import Any
 
 from lab.base import SharedBase
 from lab.config import Adapter, PPOConfig, RewardConfig, SFTConfig
-from lab.data import TokenPair, TokenRow
+from lab.encode import TokenPair, TokenRow
+from lab.feedback.rewards import Rewards
 from lab.records import Rollout
 from lab.sample import stream
 from lab.train import ppo as ppo_story
@@ -70,7 +71,8 @@ def ppo_phase(
             base.add_head(name, seed=0)
     names = {"policy": "policy", "value": "value", "reference": "reference", "reward": "frozen_reward"}
     config = PPOConfig(steps=1000, batch=len(rows), epochs=epochs, tokens_per_pass=tokens_per_pass, temperature=1.0)
-    state = ppo_story.PPOState(base, names, ("policy", "value"), 1000, numbers={"beta": 0.05, "updates": 0.0})
+    state = ppo_story.PPOState(base, names, ("policy", "value"), 1000, numbers={"beta": 0.05, "updates": 0.0},
+                               rewards=Rewards.role("frozen_reward"))  # fmt: skip
     rollouts = [Rollout("policy", "", "", r.prompt_ids, r.completion_ids, True) for r in rows]
 
     def run() -> None:

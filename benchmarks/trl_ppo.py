@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from benchmarks.trl_now import gradients, quantised, with_adapter
 from benchmarks.turns import Turn
-from benchmarks.work import read_facts, read_rows
+from benchmarks.work import given_completion, read_facts, read_rows
 
 
 class Turns(TrainerCallback):
@@ -26,7 +26,7 @@ class Turns(TrainerCallback):
 
     def __init__(self, turn: Turn, restore: Any, losses: dict[str, float]) -> None:
         self.turn, self.restore, self.losses, self.first = turn, restore, losses, True
-        self.width: list[int] = []  # tokens in which the latest completions were sampled, padding included
+        self.sampled: list[dict[str, float]] = []  # of every generation: its width, and mean tokens up to the end
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         if self.first:
@@ -34,7 +34,7 @@ class Turns(TrainerCallback):
             self.first = False
             self.turn.ready(**self.losses)
         else:
-            self.turn.done(width=self.width[-1])
+            self.turn.done(**self.sampled[-1])
         self.turn.wait()
 
 
@@ -78,7 +78,7 @@ def check_step(trainer: Any, work: Path) -> tuple[Any, dict[str, float]]:
     losses: dict[str, float] = {}
 
     def given(model: Any, queries: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        rows = [[20 + (7 * i + 11 * t) % 400 for t in range(8)] for i in range(len(queries))]
+        rows = [given_completion(i, 8) for i in range(len(queries))]
         whole = torch.cat([queries, torch.tensor(rows)], 1)
         mask = whole != trainer.processing_class.pad_token_id
         positions = mask.cumsum(1) - mask.long()
@@ -117,15 +117,18 @@ def check_step(trainer: Any, work: Path) -> tuple[Any, dict[str, float]]:
     return restore, losses
 
 
-def note_widths(widths: list[int]) -> None:
-    """Notes how long every generation is, also those of the check."""
+def note_lengths(sampled: list[dict[str, float]], stop: int | None) -> None:
+    """Notes of every generation, also those of the check, its width and how many tokens its rows have on average."""
     import trl.experimental.ppo.ppo_trainer as module
 
     generate = module.generate
 
     def noting(model: Any, queries: torch.Tensor, *args: Any) -> Any:
         whole, logits = generate(model, queries, *args)
-        widths.append(whole.shape[1] - queries.shape[1])
+        new = whole[:, queries.shape[1] :]
+        ends = new == (-1 if stop is None else stop)
+        lengths = torch.where(ends.any(1), ends.int().argmax(1) + 1, new.shape[1])
+        sampled.append({"width": new.shape[1], "length": float(lengths.float().mean())})
         return whole, logits
 
     module.generate = noting
@@ -137,7 +140,7 @@ def main() -> None:
     trainer = trainer_for(work, read_facts(work), 4 if "-4" in what else 1, not what.endswith("fixed"))
     turns = Turns(turn, *check_step(trainer, work))
     trainer.add_callback(turns)
-    note_widths(turns.width)
+    note_lengths(turns.sampled, trainer.processing_class.eos_token_id if trainer.args.stop_token else None)
     trainer.train()
 
 

@@ -8,6 +8,7 @@ The words, as the whole project uses them:
     comparison      two completions of one prompt, side by side, for somebody to judge
     verdict         what was said about a comparison: the one, the other, or a tie
     preference      a comparison with its verdict: a chosen and a rejected completion
+    rating          one completion that somebody liked, or did not
     annotator       whoever gives verdicts: a person, a model, or one of the tiny world's simulated people
     probe           a fixed prompt, answered at intervals with the same noise, to watch a policy change
 
@@ -23,6 +24,8 @@ The words, as the whole project uses them:
     reward          the score of a completion, in reward units: from a reward model or a program
     proxy           a reward that stands in for what is really wanted and can be over-optimised: the reward model's
     gold            the true score, which only a made world knows; nothing is ever trained on it
+    verifier        a program that checks an answer and gives it a reward
+    group           several completions of one prompt, compared with each other instead of with a value
     value           the reward still expected at a token
     advantage       how much better a token did than its value said
     KL              divergence of the policy from the reference, in nats, summed over a completion
@@ -50,8 +53,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lab.base import SharedBase
-    from lab.config import Adapter, PPOConfig, RewardConfig, SFTConfig
+    from lab.config import Adapter, GroupConfig, KTOConfig, PPOConfig, PreferenceConfig, RewardConfig, SFTConfig
     from lab.data import read
+    from lab.feedback.rewards import Rewards
     from lab.notebook import LiveRun, Workbench, watch
     from lab.pack import Row
     from lab.runs import Run, runs
@@ -61,9 +65,13 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Adapter": "config",
+    "GroupConfig": "config",
+    "KTOConfig": "config",
     "LiveRun": "notebook",
     "PPOConfig": "config",
+    "PreferenceConfig": "config",
     "RewardConfig": "config",
+    "Rewards": "feedback.rewards",
     "Row": "pack",
     "Run": "runs",
     "SFTConfig": "config",
@@ -80,9 +88,13 @@ _HOME = {
 
 __all__ = [
     "Adapter",
+    "GroupConfig",
+    "KTOConfig",
     "LiveRun",
     "PPOConfig",
+    "PreferenceConfig",
     "RewardConfig",
+    "Rewards",
     "Row",
     "Run",
     "SFTConfig",

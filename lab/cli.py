@@ -9,18 +9,20 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from lab.config import CONFIGS, Adapter, ConfigError, PPOConfig, RewardConfig, Setting, SFTConfig, settings
+from lab.commands import COMMANDS, load, local_model, play, root_option, world
+from lab.config import CONFIGS, ConfigError, settings
 from lab.machine import limit_threads
+from lab.measuring import best_of
 
 PORT = 7860
 KNOWN = ("ConfigError", "ModelError", "DataError", "ChatError", "RunError", "DiskError", "EngineError", "RoleError",
-         "AdapterError", "SampleError", "PromptError", "RewardError", "NonFiniteError", "StudioError")  # fmt: skip
+         "AdapterError", "SampleError", "PromptError", "RewardError", "NonFiniteError", "StudioError",
+         "VerifierError", "RecipeError", "PoolError")  # fmt: skip
 """Errors that carry their own sentence: shown without a traceback."""
 
 
@@ -44,205 +46,34 @@ def main() -> None:
     os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
 
 
-def flags(config: type) -> Callable[[Callable], Callable]:
-    """One flag for each setting of a config class, with its meaning, unit and default."""
-
-    def add(command: Callable) -> Callable:
-        for s in reversed(list(settings(config))):
-            command = _flag(s)(command)
-        return command
-
-    return add
-
-
-def _flag(s: Setting) -> Callable[[Callable], Callable]:
-    name = s.name.replace("_", "-")
-    text = s.help + (f" [{s.unit}]" if s.unit else "") + (" (live)" if s.live else "")
-    if s.kind is bool:
-        return click.option(f"--{name}/--no-{name}", s.name, default=s.default, show_default=True, help=text)
-    kind: Any = click.Choice(s.choices) if s.choices else s.kind
-    return click.option(f"--{name}", s.name, type=kind, default=s.default, show_default=True, help=text)
-
-
-def pick(config: type, given: dict[str, Any]) -> Any:
-    """The config out of a command's arguments."""
-    return config(**{s.name: given[s.name] for s in settings(config)})
-
-
-def shared(command: Callable) -> Callable:
-    """Flags of every command that makes a run."""
-    options = [
-        click.option("--out", default="", help="the run's name (default: method and number)"),
-        click.option("--runs", "root", default="runs", show_default=True, help="the folder that holds the runs"),
-        click.option(
-            "--bits",
-            type=click.Choice(["4", "8", "16", "32"]),
-            default="4",
-            show_default=True,
-            help="how the base is kept: NF4, LLM.int8, 16 bits or as it is",
-        ),
-        click.option("--double-quant", is_flag=True, help="quantise the scales of NF4 too"),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:n"),
-        click.option("--probe", "probes", multiple=True, help="a prompt answered at intervals; may be repeated"),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-# --- methods ---------------------------------------------------------------------------------------
+for command in (*COMMANDS, best_of):
+    main.add_command(command)
 
 
 @main.command()
-@click.option("--model", default="", help="folder or Hub id of the base model (with --init: that run's)")
-@click.option("--data", required=True, help="demonstrations: .jsonl, .json, .parquet, a folder, or a Hub id")
-@click.option("--init", default="", help="a run, run@step or adapter folder to go on from")
-@shared
-@flags(Adapter)
-@flags(SFTConfig)
-def sft(**given: Any) -> None:
-    """Supervised fine-tuning: imitate demonstrations."""
-    _train("sft", SFTConfig, given, {"sft": given["init"]} if given["init"] else {})
-
-
-@main.command()
-@click.option("--model", default="", help="folder or Hub id of the base model (with --init: that run's)")
-@click.option("--data", required=True, help="preferences: prompt, chosen, rejected")
-@click.option("--init", default="", help="a run, run@step or adapter folder to start from, usually the SFT model")
-@shared
-@flags(Adapter)
-@flags(RewardConfig)
-def reward(**given: Any) -> None:
-    """Reward model: learn a score from preferences."""
-    _train("reward", RewardConfig, given, {"reward": given["init"]} if given["init"] else {})
-
-
-@main.command()
-@click.option("--model", default="", help="folder or Hub id of the base model (with --init: that run's)")
-@click.option("--data", required=True, help="prompts: a column `prompt` or `messages`")
-@click.option("--init", default="", help="a run, run@step or adapter folder: the policy's start and its reference")
-@click.option(
-    "--reward",
-    "reward_source",
-    required=True,
-    help="a reward run, run@step or adapter folder, or path/to/file.py:function",
-)
-@shared
-@flags(Adapter)
-@flags(PPOConfig)
-def ppo(**given: Any) -> None:
-    """Proximal policy optimisation: earn the reward, stay near the reference."""
-    starts = {"policy": given["init"]} if given["init"] else {}
-    if ".py:" in given["reward_source"]:
-        given["function"] = str(Path(given["reward_source"]).absolute())
-    else:
-        starts["reward"] = given["reward_source"]
-    _train("ppo", PPOConfig, given, starts)
-
-
-def _train(method: str, config: type, given: dict[str, Any], starts: dict[str, str]) -> None:
-    """Makes a run from a command's arguments and plays it here."""
-    from lab import launch
-    from lab.data import read
-
-    settings_, adapter = pick(config, given), pick(Adapter, given)
-    rows = read(_source(given["data"]), launch.KINDS[method])
-    found = {part: launch.find_role(given["root"], text) for part, text in starts.items()}
-    setup = _setup(given, adapter, [where for _, where in found.values()], rows.some())
-    if setup.function:
-        launch.reward_function(setup.function)
-    base = _load(setup, given["device"])
-    run = launch.new_run(given["root"], method, settings_, setup, rows.some(),
-                         {part: folder for part, (folder, _) in found.items()}, name=given["out"],
-                         parents={part: where for part, (_, where) in found.items()})  # fmt: skip
-    for event in rows.events():
-        click.echo(f"left out {event.count}: {event.reason} ({'; '.join(event.rows)})", err=True)
-    _play(run, setup, base)
-
-
-def _source(data: str) -> str:
-    """A local path must exist; anything else is taken for a Hub id."""
-    if not Path(data).exists() and (Path(data).suffix or data.startswith((".", "/", "~"))):
-        raise ConfigError(f"There is no file or folder {data}.")
-    return data
-
-
-def _setup(given: dict[str, Any], adapter: Adapter, parents: Sequence[dict[str, Any]], records: Sequence[Any]) -> Any:
-    """What the run is made from: its parents' model unless --model names one."""
-    from lab import launch
-    from lab.records import prompt_text
-    from lab.runs import Run
-
-    runs = [Run.open(Path(given["root"]) / p["run"]) for p in parents if "run" in p]
-    inherited = launch.setup_of(runs[0]) if runs else None
-    if not given["model"] and inherited is None:
-        raise ConfigError("No base model is named: give --model a folder or Hub id, or --init a run that has one.")
-    probes = tuple(given["probes"]) or (inherited.probes if inherited else ()) or tuple(
-        dict.fromkeys(prompt_text(r.prompt) for r in records[:200]))[:6]  # fmt: skip
-    if given["model"] or inherited is None:
-        model = given["model"]
-        local = str(Path(model).absolute()) if Path(model).exists() else model
-        return launch.Setup(local, int(given["bits"]), given["double_quant"], adapter, _world(local),
-                            given.get("function", ""), probes)  # fmt: skip
-    return launch.Setup(inherited.model, inherited.bits, inherited.double_quant, adapter, inherited.world,
-                        given.get("function", ""), probes)  # fmt: skip
-
-
-def _world(model: str) -> str:
-    from lab import tiny
-
-    return "tiny" if Path(model) == tiny.CHECKPOINT else ""
-
-
-def _load(setup: Any, device: str) -> Any:
-    """The base a setup names, loaded in the worker thread, with what people should know about its tokenizer."""
+@click.argument("names", nargs=-1)
+def methods(names: tuple[str, ...]) -> None:
+    """What there is to choose from; with NAMES (dpo, ipo, dapo, …): when to use each, its equation, its source."""
     from rich.console import Console
 
-    from lab.worker import default_worker
+    from lab.catalogue import pages
+    from lab.terminal import method_page, methods_table
 
-    limit_threads()
-    console = Console(stderr=True)
-    with console.status("loading the model"):
-        base = default_worker().submit(lambda: setup.load(device)).result()
-    for note in base.chat.notes:
-        console.print(f"[dim]{note}")
-    return base
-
-
-def _play(run: Any, setup: Any, base: Any) -> None:
-    """Plays a run in this terminal, through an engine of its own unless another one serves the folder."""
-    from rich.console import Console
-
-    from lab import launch
-    from lab.desk import Desk
-    from lab.engine import Engine, EngineError
-    from lab.events import Started
-    from lab.foreground import run_in_foreground
-    from lab.session import resume
-    from lab.terminal import View
-    from lab.worker import default_worker
-
-    console = Console(stderr=True)
-    desk = Desk(run.path.parent, base, setup.world)
-    try:
-        engine = Engine(run.path.parent, desk.handlers(), worker=default_worker()).start()
-    except EngineError:
-        engine = None
-    session = engine.open(run.id) if engine else resume(run, lambda r: launch.build(base, r))
-    try:
-        with View(console) as view:
-            view.event(run.id, Started(run.manifest.method, session.state.step, session.state.total))
-            done = run_in_foreground(session, lambda event: view.event(run.id, event))
-        console.print(view.invariants())
-        console.print(f"{run.id} {done.outcome} at step {done.step}; look at it with: lab show {run.id}")
-    finally:
-        if engine:
-            engine.close()
+    every = list(pages())
+    unknown = [name for name in names if name not in {p.name for p in every}]
+    if unknown:
+        raise ConfigError(
+            f"There is no method {unknown[0]!r}; there are {', '.join(dict.fromkeys(p.name for p in every))}."
+        )
+    console = Console()
+    if not names:
+        console.print(methods_table(every))
+    for page in every:
+        if page.name in names:
+            console.print(method_page(page))
 
 
 # --- runs ------------------------------------------------------------------------------------------
-
-root_option = click.option("--runs", "root", default="runs", show_default=True, help="the folder that holds the runs")
 
 
 @main.command()
@@ -257,7 +88,7 @@ def resume(run: str, device: str, root: str) -> None:
     if found.status().state == "finished":
         raise ConfigError(f"{found.id} has finished; `lab branch {found.id} --step N` goes on from one of its steps.")
     setup = launch.setup_of(found)
-    _play(found, setup, _load(setup, device))
+    play(found, setup, load(setup, device))
 
 
 @main.command()
@@ -279,7 +110,7 @@ def branch(run: str, step: int | None, edits: tuple[str, ...], out: str, device:
     made = found.fork(at, found.config(), edits=changes, name=out)
     click.echo(f"{made.id} starts from step {at} of {found.id}", err=True)
     setup = launch.setup_of(made)
-    _play(made, setup, _load(setup, device))
+    play(made, setup, load(setup, device))
 
 
 def _edit(method: str, text: str) -> tuple[str, Any]:
@@ -389,10 +220,33 @@ def _ask(
     setups = [launch.setup_of(r) for r in found if (r.path / "config.json").is_file()]
     if not setups and not model:
         raise ConfigError("Nothing says which model to load: name a run among --roles, or give --model.")
-    local = str(Path(model).absolute()) if model and Path(model).exists() else model
-    setup = setups[0] if setups else launch.Setup(local, world=_world(local))
+    local = local_model(model)
+    setup = setups[0] if setups else launch.Setup(local, world=world(local))
     desk = Desk(root, setup.load(device), setup.world)
     return desk.sample(SampleRequest(prompt, names, temperature, max_new_tokens, seed))
+
+
+@main.command("run")
+@click.argument("recipe", default="")
+@click.option("--list", "show_list", is_flag=True, help="list the recipes that come with the lab")
+@click.option("--only-check", is_flag=True, help="check the recipe and print its plan; play nothing")
+@click.option("--set", "edits", multiple=True, metavar="STAGE.SETTING=VALUE", help="a word to change; may be repeated")
+@click.option("--heldout", type=click.IntRange(min=0), default=300, show_default=True,
+              help="prompts on which the tiny world's policies are measured at the end (0: none)")  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:n")
+@click.option("--json", "as_json", is_flag=True, help="print the figures as one JSON object last")
+@click.option("--runs", "root", default="", help="the folder of the stack (default: runs/ and the recipe's name)")
+def run_recipe(recipe: str, show_list: bool, only_check: bool, edits: tuple[str, ...], heldout: int, device: str,
+               as_json: bool, root: str) -> None:  # fmt: skip
+    """A stack of stages from a recipe: a file, or a name that --list shows. Stopped, it goes on where it stood."""
+    from lab.playbill import show_run, show_shipped
+
+    if show_list:
+        show_shipped()
+    elif not recipe:
+        raise ConfigError("No recipe is named: give a file, or a name that `lab run --list` shows.")
+    else:
+        show_run(recipe, root, edits=edits, device=device, heldout=heldout, only_check=only_check, as_json=as_json)
 
 
 # --- the Studio, the engine, the demonstration -----------------------------------------------------
@@ -428,8 +282,8 @@ def _engine_setup(root: str, model: str, bits: int) -> Any:
     from lab.runs import Run, runs
 
     if model:
-        local = str(Path(model).absolute()) if Path(model).exists() else model
-        return launch.Setup(local, bits, world=_world(local))
+        local = local_model(model)
+        return launch.Setup(local, bits, world=world(local))
     found = runs(root)
     return launch.setup_of(Run(found[-1].path)) if found else launch.Setup(str(tiny.CHECKPOINT), 4, world="tiny")
 

@@ -86,6 +86,18 @@ class EngineClient:
         }
         return self._ask("POST", "/runs", row)["id"]
 
+    def offers(self) -> dict[str, Any]:
+        """What runs can be made here: methods with their pages and settings, verifiers, data (see `lab.form`)."""
+        return self._ask("GET", "/offers")
+
+    def check(self, form: Mapping[str, Any]) -> dict[str, Any]:
+        """What is wrong with a form, by field, and the values its empty fields will have."""
+        return self._ask("POST", "/check", dict(form))
+
+    def make(self, form: Mapping[str, Any]) -> dict[str, Any]:
+        """The run that a form asks for: its `id`, and in `left_out` what its data could not give. Play it to begin."""
+        return self._ask("POST", "/make", dict(form), read_s=None)
+
     def play(self, run: str) -> dict[str, Any]:
         """Plays a run; one that is not open in the engine is resumed from its latest checkpoint."""
         return self._verb(run, "play")

@@ -1,10 +1,14 @@
 """One row of the standard columns as a record, or the reason why it cannot be one.
 
-| kind         | columns                                                                         |
-|--------------|---------------------------------------------------------------------------------|
-| "sft"        | prompt + completion, or messages                                                |
-| "preference" | prompt + chosen + rejected, or chosen + rejected that share a beginning; margin |
-| "prompt"     | prompt, or messages                                                             |
+| kind         | columns                                                                                        |
+|--------------|------------------------------------------------------------------------------------------------|
+| "sft"        | prompt + completion, or messages                                                               |
+| "preference" | prompt + chosen + rejected, or chosen + rejected that share a beginning; margin, label, weight; |
+|              | or the columns of a ranking                                                                    |
+| "rating"     | prompt + completion + label (true or false), or the columns of a preference: two ratings       |
+| "ranking"    | prompt + completions + ranks (1 is best)                                                       |
+| "steps"      | prompt + completions (the steps) + labels                                                      |
+| "prompt"     | prompt, or messages; every other column is kept for the rewards that read it                   |
 
 Every text is plain (a string) or conversational (a list of {"role", "content"}).
 """
@@ -15,21 +19,40 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Generic, Literal, TypeVar, get_args
 
 from lab.events import Skipped
-from lab.records import Completion, Demonstration, Message, Preference, Prompt, PromptRow, Role, to_json
+from lab.records import (
+    Completion,
+    Demonstration,
+    Message,
+    Preference,
+    Prompt,
+    PromptRow,
+    Ranking,
+    Rating,
+    Role,
+    Steps,
+    to_json,
+)
 
 T = TypeVar("T")
-Kind = Literal["sft", "preference", "prompt"]
-Record = Demonstration | Preference | PromptRow
+Kind = Literal["sft", "preference", "rating", "ranking", "steps", "prompt"]
+Record = Demonstration | Preference | Rating | Ranking | Steps | PromptRow
 
 EXPECTED: dict[Kind, tuple[tuple[str, ...], ...]] = {
     "sft": (("prompt", "completion"), ("messages",)),
-    "preference": (("prompt", "chosen", "rejected"), ("chosen", "rejected")),
+    "preference": (("prompt", "chosen", "rejected"), ("chosen", "rejected"), ("prompt", "completions", "ranks")),
+    "rating": (("prompt", "completion", "label"), ("prompt", "completion", "liked"), ("chosen", "rejected")),
+    "ranking": (("prompt", "completions", "ranks"),),
+    "steps": (("prompt", "completions", "labels"), ("prompt", "steps", "labels")),
     "prompt": (("prompt",), ("messages",)),
 }
 """The columns each kind may come in, the first that fits is taken; other columns are left alone."""
+
+ALL_OR_NONE: dict[Kind, tuple[str, ...]] = {"preference": ("margin", "label", "weight")}
+"""Columns that every row has or none: a number missing in some rows would be taken for the default in silence."""
 
 
 class DataError(ValueError):
@@ -110,6 +133,10 @@ def _demonstration(value: dict[str, Any], row: int) -> Demonstration:
     return Demonstration(turns[:first], _completion(turns[first:], "messages"), row)
 
 
+def _comparison(value: dict[str, Any], row: int) -> Preference | Ranking:
+    return _ranking(value, row) if "ranks" in value and "chosen" not in value else _preference(value, row)
+
+
 def _preference(value: dict[str, Any], row: int) -> Preference:
     chosen, rejected = (_column(value, name, "chosen and rejected") for name in ("chosen", "rejected"))
     if value.get("prompt") is not None:
@@ -119,25 +146,82 @@ def _preference(value: dict[str, Any], row: int) -> Preference:
     better, worse = _completion(chosen, "chosen"), _completion(rejected, "rejected")
     if better == worse:
         raise Unusable("chosen equals rejected", "a pair of the same completions prefers nothing")
-    margin = value.get("margin")
-    if margin is None:
-        margin = 0.0
-    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < math.inf:
-        raise Unusable("margin is no number ≥ 0", f"margin is {short(margin)}")
-    return Preference(prompt, better, worse, float(margin), str(value.get("annotator") or ""), row)
+    margin, label, weight = (_number(value, *column) for column in (("margin", 0.0), ("label", 1.0, 1.0),
+                                                                    ("weight", 1.0)))  # fmt: skip
+    return Preference(prompt, better, worse, margin, str(value.get("annotator") or ""), row, label, weight)
+
+
+def _rating(value: dict[str, Any], row: int) -> Rating | list[Rating]:
+    if "chosen" in value and "rejected" in value:
+        pair = _preference(value, row)
+        return [Rating(pair.prompt, y, liked, pair.annotator, row)
+                for y, liked in ((pair.chosen, True), (pair.rejected, False))]  # fmt: skip
+    completion = _column(value, "completion", "prompt + completion + label")
+    liked = _column(value, "label" if value.get("liked") is None else "liked", "prompt + completion + label")
+    if liked not in (0, 1):
+        raise Unusable("label is neither true nor false", f"label is {short(liked)}")
+    prompt = _prompt(_column(value, "prompt", "prompt + completion + label"))
+    return Rating(prompt, _completion(completion, "completion"), bool(liked), str(value.get("annotator") or ""), row)
+
+
+def _ranking(value: dict[str, Any], row: int) -> Ranking:
+    found, ranks = (_column(value, name, "completions and ranks") for name in ("completions", "ranks"))
+    if not isinstance(found, (list, tuple)) or not isinstance(ranks, (list, tuple)) or len(found) != len(ranks):
+        raise Unusable("not one rank for each completion", f"ranks is {short(ranks)}")
+    if len(found) < 2 or len(set(map(str, ranks))) < 2:
+        raise Unusable("nothing is ranked", "a ranking needs two completions of different rank")
+    if any(isinstance(r, bool) or not isinstance(r, int) for r in ranks):
+        raise Unusable("ranks are not whole numbers", f"ranks is {short(ranks)}")
+    completions = tuple(_completion(c, "completions") for c in found)
+    prompt = _prompt(_column(value, "prompt", "prompt + completions + ranks"))
+    return Ranking(prompt, completions, tuple(ranks), str(value.get("annotator") or ""), row)
+
+
+def _steps(value: dict[str, Any], row: int) -> Steps:
+    found = _column(value, "completions" if value.get("steps") is None else "steps", "completions and labels")
+    labels = _column(value, "labels", "completions and labels")
+    if not isinstance(found, (list, tuple)) or not isinstance(labels, (list, tuple)) or len(found) != len(labels):
+        raise Unusable("not one label for each step", f"labels is {short(labels)}")
+    if not found:
+        raise Unusable("empty completion", "there is no step")
+    numbers = tuple(_number({"labels": label}, "labels", 1.0, 1.0, truth=True) for label in labels)
+    prompt = _prompt(_column(value, "prompt", "prompt + completions + labels"))
+    return Steps(prompt, tuple(_text(step, "completions") for step in found), numbers, row)
+
+
+def _number(value: dict[str, Any], name: str, default: float, most: float = math.inf, truth: bool = False) -> float:
+    """The number in a column, in [0, most]; a missing one is the default. `truth`: true and false count as 1 and 0."""
+    found = default if value.get(name) is None else value[name]
+    if (isinstance(found, bool) and not truth) or not isinstance(found, (int, float)):
+        raise Unusable(f"{name} is no number ≥ 0", f"{name} is {short(found)}")
+    if not (0 <= found <= most and found < math.inf):
+        limits = "≥ 0" if most == math.inf else f"in [0, {most:g}]"
+        raise Unusable(f"{name} is no number {limits}", f"{name} is {short(found)}")
+    return float(found)
 
 
 def _prompt_row(value: dict[str, Any], row: int) -> PromptRow:
+    columns = {k: v for k, v in value.items() if k not in ("prompt", "messages", "row") and _is_plain(v)}
     if value.get("prompt") is not None:
-        return PromptRow(_prompt(value["prompt"]), row)
+        return PromptRow(_prompt(value["prompt"]), row, columns)
     turns = _turns(_column(value, "messages", "prompt or messages"), "messages")
     while turns and turns[-1].role == "assistant":
         turns = turns[:-1]
-    return PromptRow(_prompt(turns), row)
+    return PromptRow(_prompt(turns), row, columns)
 
 
-PARSERS: dict[Kind, Callable[[dict[str, Any], int], Record]] = {
-    "sft": _demonstration, "preference": _preference, "prompt": _prompt_row}  # fmt: skip
+def _is_plain(value: Any) -> bool:
+    """Whether a value is one of JSON's; a date or an image stays behind."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    return isinstance(value, (str, int, float, bool, NoneType)) or (
+        isinstance(value, list) and all(map(_is_plain, value))
+    )
+
+
+PARSERS: dict[Kind, Callable[[dict[str, Any], int], Any]] = {
+    "sft": _demonstration, "preference": _comparison, "rating": _rating, "ranking": _ranking, "steps": _steps,
+    "prompt": _prompt_row}  # fmt: skip
 
 
 def _shared(chosen: Any, rejected: Any) -> tuple[Prompt, Any, Any]:

@@ -1,4 +1,4 @@
-"""Data: from files, tables and the Hub to records, from records to token rows, and the order a run sees them in.
+"""Data: from files, tables and the Hub to records, and the order a run sees them in.
 
 The standard columns are listed in `lab.columns`. A row that cannot be used is never cut or repaired in silence: it is
 left out, and reported with its number and the reason.
@@ -12,19 +12,29 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from lab.chat import Chat, ChatError
-from lab.columns import EXPECTED, PARSERS, DataError, Kind, Record, Rows, Skip, Unusable, reasons, short
-from lab.records import Completion, Demonstration, Preference, Prompt, PromptRow, as_messages, digest, to_json
+from lab.columns import ALL_OR_NONE, EXPECTED, PARSERS, DataError, Kind, Record, Rows, Skip, Unusable, reasons, short
+from lab.records import (
+    Demonstration,
+    Preference,
+    Prompt,
+    PromptRow,
+    Ranking,
+    Rating,
+    Steps,
+    as_messages,
+    digest,
+    to_json,
+)
 
 T = TypeVar("T")
-R = TypeVar("R", Demonstration, Preference, PromptRow)
+R = TypeVar("R", Demonstration, Preference, Rating, Ranking, Steps, PromptRow)
 
 FILES = (".jsonl", ".json", ".parquet")
 
@@ -42,6 +52,8 @@ def read(source: Any, kind: Kind, *, strict: bool = False, split: str = "train")
     records: list[Record] = []
     skipped: list[Skip] = []
     columns: Counter[str] = Counter()
+    given: Counter[str] = Counter()
+    used = 0
     for row, (place, value) in enumerate(_raw(source, split)):
         try:
             if isinstance(value, Unusable):
@@ -49,7 +61,13 @@ def read(source: Any, kind: Kind, *, strict: bool = False, split: str = "train")
             if not isinstance(value, dict):
                 raise Unusable("not an object", f"a row is an object with columns, this one is {short(value)}")
             columns.update(map(str, value))
-            records.append(PARSERS[kind](value, row))
+            made = PARSERS[kind](value, row)
+            if isinstance(made, list):
+                records.extend(made)
+            else:
+                records.append(made)
+            given.update(name for name in ALL_OR_NONE.get(kind, ()) if value.get(name) is not None)
+            used += 1
         except Unusable as bad:
             reason, detail = bad.args
             if strict:
@@ -57,6 +75,9 @@ def read(source: Any, kind: Kind, *, strict: bool = False, split: str = "train")
             skipped.append(Skip(reason, row, f"{place}: {detail}"))
     if not records and not skipped:
         raise DataError(f"{short(source)} has no rows; give at least one.")
+    for name, n in given.items():
+        if n < used:
+            raise DataError(f"The column {name} has a value in {n} of {used} rows; give it in every row or in none.")
     if not records and columns and not any(set(names) <= set(columns) for names in EXPECTED[kind]):
         expected = " or ".join(" + ".join(names) for names in EXPECTED[kind])
         raise DataError(f"The columns are {', '.join(sorted(columns))}, but {kind!r} data need {expected}; "
@@ -166,7 +187,8 @@ def write_jsonl(records: Iterable[Any], path: str | Path) -> Path:
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8") as file:
         for record in records:
-            value = {k: v for k, v in to_json(record).items() if k != "row"}
+            value = {k: v for k, v in to_json(record).items() if k not in ("row", "columns")}
+            value |= getattr(record, "columns", {})
             file.write(json.dumps(value, ensure_ascii=False) + "\n")
     os.replace(part, path)
     return path
@@ -195,112 +217,6 @@ def _uniform(prompt: Prompt, seed: int) -> float:
     """A number in [0, 1) that a prompt keeps, plain or as a user's turn alike."""
     name = hashlib.sha256(f"{seed} {digest(as_messages(prompt))}".encode()).digest()
     return int.from_bytes(name[:8], "big") / 2**64
-
-
-# ── Token rows ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRow:
-    """A demonstration: `prompt_ids` (not trained), then `completion_ids` (T) of which `mask` (T) are trained.
-
-    A completion of one turn is trained whole; of several turns, the user's are False. `row` is the source's.
-    """
-
-    prompt_ids: tuple[int, ...]
-    completion_ids: tuple[int, ...]
-    mask: tuple[bool, ...]
-    row: int = -1
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """The whole row."""
-        return self.prompt_ids + self.completion_ids
-
-
-@dataclass(frozen=True, slots=True)
-class TokenPair:
-    """A preference: two rows with the same `prompt_ids`, each trained whole and ending with the terminator."""
-
-    chosen: TokenRow
-    rejected: TokenRow
-    margin: float = 0.0
-    row: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class TokenPrompt:
-    """A prompt to sample from, as it was said and as tokens."""
-
-    prompt: Prompt
-    prompt_ids: tuple[int, ...]
-    row: int = -1
-
-
-def encode_demonstrations(chat: Chat, records: Sequence[Demonstration], max_length: int) -> Rows[TokenRow]:
-    """Token rows of at most `max_length` tokens, prompt and completion together; longer ones are left out, never cut.
-
-    Whoever needs at least one row asks with `Rows.some()`.
-    """
-
-    def encode(record: Demonstration) -> TokenRow:
-        row = chat.encode(record.prompt, record.completion)
-        _check_length(len(row.ids), max_length)
-        start = row.start
-        return TokenRow(row.ids[:start], row.ids[start:], row.mask[start:], record.row)
-
-    return _encode(encode, records)
-
-
-def encode_preferences(chat: Chat, records: Sequence[Preference], max_length: int) -> Rows[TokenPair]:
-    """Token pairs of which both sides, with the prompt, have at most `max_length` tokens; see `encode_demonstrations`.
-
-    A pair whose sides become the same tokens (the template trims them, say) is left out.
-    """
-
-    def encode(record: Preference) -> TokenPair:
-        chosen, rejected = (_single(chat, record, side) for side in (record.chosen, record.rejected))
-        _check_length(max(len(chosen.ids), len(rejected.ids)), max_length)
-        if chosen == rejected:
-            raise Unusable("chosen equals rejected", "both sides become the same tokens")
-        return TokenPair(chosen, rejected, record.margin, record.row)
-
-    return _encode(encode, records)
-
-
-def encode_prompts(chat: Chat, records: Sequence[PromptRow], max_length: int) -> Rows[TokenPrompt]:
-    """Prompts of at most `max_length` tokens, ready to sample from; see `encode_demonstrations`."""
-
-    def encode(record: PromptRow) -> TokenPrompt:
-        ids = tuple(chat.encode_prompt(record.prompt))
-        _check_length(len(ids), max_length)
-        return TokenPrompt(record.prompt, ids, record.row)
-
-    return _encode(encode, records)
-
-
-def _single(chat: Chat, record: Preference, side: Completion) -> TokenRow:
-    prompt, completion = chat.split(record.prompt, side)
-    return TokenRow(tuple(prompt), tuple(completion), (True,) * len(completion), record.row)
-
-
-def _check_length(tokens: int, limit: int) -> None:
-    if tokens > limit:
-        raise Unusable(f"longer than {limit} tokens", f"{tokens} tokens")
-
-
-def _encode(encode: Callable[[Any], T], records: Sequence[Any]) -> Rows[T]:
-    rows: list[T] = []
-    skipped: list[Skip] = []
-    for i, record in enumerate(records):
-        row = record.row if record.row >= 0 else i
-        try:
-            rows.append(encode(record))
-        except Unusable as bad:
-            skipped.append(Skip(bad.args[0], row, bad.args[1]))
-        except ChatError as error:
-            skipped.append(Skip("refused by the chat template", row, str(error)))
-    return Rows(tuple(rows), tuple(skipped))
 
 
 # ── The order of a run ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -5,11 +5,12 @@ Roles people may name: `base`, a run (its policy as it is now, or at its last ch
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lab import launch
+from lab import form, launch, making
 from lab.base import RAW, RoleError, SharedBase
 from lab.engine import Handlers, SampleRequest, ScoreRequest
 from lab.events import Sample
@@ -34,7 +35,7 @@ class PromptError(ValueError):
 
 
 class Desk:
-    """The handlers of an engine around one base. All but `about` are called in the one worker thread."""
+    """The handlers of an engine around one base. Those that use it are called in the one worker thread."""
 
     def __init__(self, root: Path | str, base: SharedBase, world: str = "") -> None:
         self.root, self.base, self.world = Path(root), base, world
@@ -47,6 +48,9 @@ class Desk:
             score=self.score,
             release=self.release,
             about=self.about,
+            offers=lambda: form.offers(self.world),
+            check=form.check,
+            make=self.make,
         )
 
     def about(self) -> dict[str, Any]:
@@ -59,11 +63,19 @@ class Desk:
         names = [
             i.id
             for i in runs(self.root)
-            if i.manifest.method in ("sft", "ppo")
+            if launch.PARTS.get(i.manifest.method) in ("sft", "policy")
             and self._fits(i.manifest.base)
             and (i.status.state in ("running", "paused") or Run(i.path).latest_checkpoint() is not None)
         ]
         return {"roles": [RAW, *names], "examples": list(examples), "model": self.base.source, "bits": self.base.bits}
+
+    def make(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The run of a form, on this base; nothing is played yet. Reads and writes run directories only."""
+        ready = making.prepare(self.root, form.order(asked), self._ground())
+        for _, where in ready.found.values():
+            if "run" in where and not self._fits(Run.open(self.root / where["run"]).manifest.base):
+                raise RunError(f"{where['run']} runs on another model; start an engine for that one.")
+        return {"id": ready.make(self.root).id, "left_out": ready.left_out()}
 
     def release(self, state: Any) -> None:
         """Frees what an ended run held, but for the role people sample from."""
@@ -171,6 +183,17 @@ class Desk:
         if isinstance(prompt, str) and self.base.chat.template is not None:
             prompt = (Message("user", prompt),)
         return prompt
+
+    def _ground(self) -> launch.Setup:
+        """What every run made here stands on."""
+        quantised = getattr(self.base.model.config, "quantization_config", None)
+        double = bool(getattr(quantised, "bnb_4bit_use_double_quant", False))
+        ground = launch.Setup(self.base.source, self.base.bits, double, world=self.world)
+        if self.world != "tiny":
+            return ground
+        from lab import tiny
+
+        return replace(ground, probes=tiny.PROBES)
 
     def _fits(self, base: dict[str, Any]) -> bool:
         return base.get("source") == self.base.source and base.get("bits") == self.base.bits

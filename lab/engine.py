@@ -3,10 +3,11 @@
     GET  /status
     POST /runs {method, settings, name, title, parents}   POST /runs/{id}/play|pause|step|stop|edit|branch
     POST /sample (an NDJSON stream)                       POST /score        POST /shutdown
+    GET  /offers                                          POST /check        POST /make (a form: `lab.form`)
 
 It listens on 127.0.0.1 alone and wants the token which it writes, readable by its owner only, to `<runs>/.engine.json`.
-What the methods and roles are is not its business: the caller hands in `Handlers`. All of them are called in the one
-worker thread.
+What the methods and roles are is not its business: the caller hands in `Handlers`. Those that need the model are called
+in the one worker thread.
 
     python -m lab.engine runs --handlers package.module:function
 """
@@ -89,14 +90,19 @@ def _nothing(_: Any) -> None:
     return None
 
 
+def _no_form(_: Any) -> dict[str, Any]:
+    raise RunError("this engine makes no runs from a form; make them where it was started.")
+
+
 @dataclass(frozen=True)
 class Handlers:
-    """What an engine can do; every function but `about` is called in the worker thread.
+    """What an engine can do; every function but the last four is called in the worker thread.
 
     `build(run)` makes the state of a run at step 0. `sample` yields JSON-able rows as the answer grows; it is closed
     when nobody listens any more. `score` returns a JSON-able row. `release(state)` frees what an ended run held.
-    `about()` tells clients what there is (roles, example prompts); it must not touch the model. An error may carry a
-    JSON-able `payload`, which reaches the client with the sentence.
+    `about()` tells clients what there is (roles, example prompts), `offers()` what runs can be made, `check(form)` what
+    is wrong with a form, and `make(form)` makes its run; they must not touch the model. An error may carry a JSON-able
+    `payload`, which reaches the client with the sentence.
     """
 
     build: Build
@@ -104,6 +110,9 @@ class Handlers:
     score: Callable[[ScoreRequest], dict[str, Any]]
     release: Callable[[Any], None] = _nothing
     about: Callable[[], dict[str, Any]] = dict
+    offers: Callable[[], dict[str, Any]] = dict
+    check: Callable[[dict[str, Any]], dict[str, Any]] = _no_form
+    make: Callable[[dict[str, Any]], dict[str, Any]] = _no_form
 
 
 class Engine:
@@ -244,10 +253,13 @@ class Engine:
             "/runs": self._create,
             "/runs/{id}/{verb}": self._verb,
             "/score": self._score,
+            "/check": lambda _, row: self.handlers.check(row),
+            "/make": lambda _, row: self.handlers.make(row),
             "/shutdown": self._shutdown,
         }
         routes = [Route(path, self._guarded(fn), methods=["POST"]) for path, fn in post.items()]
         routes.append(Route("/status", self._guarded(self._status), methods=["GET"]))
+        routes.append(Route("/offers", self._guarded(lambda _, row: self.handlers.offers()), methods=["GET"]))
         routes.append(Route("/sample", self._sample, methods=["POST"]))
         return Starlette(routes=routes)
 

@@ -11,10 +11,10 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lab.follow import Follower
+from lab.metrics import GROUPS, Group
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -35,50 +35,6 @@ CONFIG: dict[str, Any] = {
 LIGHT = ("#0b62c4", "#c9540a", "#00806a", "#ad2388", "#8a6a00", "#5b4fcf", "#0e7f9e", "#b3261e")
 DARK = ("#6cb2ff", "#ff9f63", "#45cfae", "#f183cb", "#e3c153", "#a99fff", "#5fcdea", "#ff8d83")
 DASHES = ("solid", "dash", "dot", "dashdot")
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Metrics that share one pair of axes; the first is drawn solid, the next dashed, dotted."""
-
-    title: str
-    names: tuple[str, ...]
-    unit: str = ""
-    hint: str = ""
-    essential: bool = False
-
-
-GROUPS: tuple[Group, ...] = (
-    Group("Reward", ("reward", "gold"), "", "solid: reward model; dashed: true score", True),
-    Group("KL to the reference", ("kl",), "nats per completion", "", True),
-    Group("Loss", ("loss", "eval_loss"), "nats", "solid: training; dashed: held out", True),
-    Group("Token accuracy", ("token_accuracy", "eval_token_accuracy"), "share", "dashed: held out", True),
-    Group(
-        "Accuracy",
-        ("accuracy", "eval_accuracy", "gold_accuracy"),
-        "share of pairs",
-        "dashed: held out; dotted: true score",
-        True,
-    ),
-    Group("Margin", ("margin",), "reward", "chosen minus rejected", True),
-    Group("Length", ("length",), "tokens per completion", "", True),
-    Group("Entropy", ("entropy",), "nats per token", "", True),
-    Group("Ended", ("ended",), "share of completions", "", True),
-    Group("Clipped", ("clip_fraction",), "share of tokens", "ratio outside the clip range"),
-    Group("KL by k3", ("kl_k3",), "nats per completion"),
-    Group("Reward spread", ("reward_mean", "reward_std"), "reward"),
-    Group("Explained variance", ("explained_variance",), "share", "1: the value role knows the return"),
-    Group("Policy loss", ("policy_loss",)),
-    Group("Value loss", ("value_loss",)),
-    Group("Step size in KL", ("approx_kl",), "nats per token"),
-    Group("Mean ratio", ("ratio_mean",)),
-    Group("KL weight β", ("beta",), "reward per nat"),
-    Group("Learning rate", ("lr",)),
-    Group("Gradient norm", ("grad_norm", "value_grad_norm")),
-    Group("Sampler gap", ("sampler_gap",), "probability", "training forward against sampler"),
-    Group("Time per step", ("step_s",), "s"),
-    Group("Speed", ("tokens_per_s",), "tokens per second"),
-)
 
 
 def groups(followers: Iterable[Follower]) -> list[Group]:

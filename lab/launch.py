@@ -9,6 +9,7 @@ A run directory is whole in itself: it needs neither the files nor the runs that
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -17,23 +18,51 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lab import earning
 from lab.base import RAW, SharedBase
 from lab.columns import Kind
 from lab.config import Adapter
 from lab.data import read, write_jsonl
+from lab.feedback.rewards import Rewards
 from lab.probes import Gold, Probes
 from lab.records import Message, Prompt
 from lab.runs import Run, RunError
 from lab.saving import load_role
 from lab.state import Built
+from lab.train import group as group_story
+from lab.train import online as online_story
 from lab.train import ppo as ppo_story
+from lab.train import preference as preference_story
+from lab.train import process as process_story
 from lab.train import reward as reward_story
+from lab.train import selection as selection_story
 from lab.train import sft as sft_story
+from lab.train import unpaired as unpaired_story
 
-KINDS: dict[str, Kind] = {"sft": "sft", "reward": "preference", "ppo": "prompt"}
+KINDS: dict[str, Kind] = {
+    "sft": "sft",
+    "reward": "preference",
+    "process": "steps",
+    "ppo": "prompt",
+    "dpo": "preference",
+    "kto": "rating",
+    "grpo": "prompt",
+    "online": "prompt",
+    "raft": "prompt",
+}
 """What each method learns from."""
 
-PARTS = {"sft": "sft", "reward": "reward", "ppo": "policy"}
+PARTS = {
+    "sft": "sft",
+    "reward": "reward",
+    "process": "process",
+    "ppo": "policy",
+    "dpo": "policy",
+    "kto": "policy",
+    "grpo": "policy",
+    "online": "policy",
+    "raft": "policy",
+}
 """The part of each method that later runs and people take from it."""
 
 
@@ -43,7 +72,8 @@ class Setup:
 
     model, bits, double_quant : as `SharedBase.load` takes them
     world    : "tiny" if the gold reward and the probe prompts are the tiny world's
-    function : a reward program, as path/to/file.py:name; empty where a reward model judges
+    rewards  : what a completion earns, each as [weight*]what: a part among the inputs (a reward model), a verifier
+               such as number, path/to/file.py:function, or model:folder-or-id (a classifier of another family)
     probes   : user turns asked at intervals
     """
 
@@ -52,7 +82,7 @@ class Setup:
     double_quant: bool = False
     adapter: Adapter = field(default_factory=Adapter)
     world: str = ""
-    function: str = ""
+    rewards: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
 
     def load(self, device: str = "auto") -> SharedBase:
@@ -100,7 +130,9 @@ def setup_of(run: Run) -> Setup:
         row = json.loads((run.path / "inputs" / "setup.json").read_text())
     except (OSError, ValueError) as error:
         raise RunError(f"{run.id} has no readable inputs/setup.json ({error}); it was not made by the lab.") from error
-    row |= {"adapter": Adapter(**row["adapter"]), "probes": tuple(row["probes"])}
+    before = row.pop("function", "")
+    row.setdefault("rewards", [before] if before else [])
+    row |= {"adapter": Adapter(**row["adapter"]), "probes": tuple(row["probes"]), "rewards": tuple(row["rewards"])}
     return Setup(**row)
 
 
@@ -147,19 +179,76 @@ def _reward(base: SharedBase, run: Run, setup: Setup, config: Any, records: Sequ
     return Built(state, config, reward_story.reward)
 
 
-def _ppo(base: SharedBase, run: Run, setup: Setup, config: Any, records: Sequence[Any]) -> Built:
+def _process(base: SharedBase, run: Run, setup: Setup, config: Any, records: Sequence[Any]) -> Built:
+    state = process_story.start(base, records, config, role=role_name(run.id), adapter=setup.adapter)
+    return Built(state, config, process_story.process)
+
+
+def _policy(base: SharedBase, run: Run, setup: Setup, config: Any) -> str:
+    """The role a run trains; with no adapter to start from, the raw base is the start and the reference."""
     own = role_name(run.id)
-    if own not in base.roles:  # no adapter to start from: the raw base is the start and the reference
+    if own not in base.roles:
         base.add_role(own, setup.adapter, seed=config.seed)
-    reward = role_name(run.id, "reward")
-    state = ppo_story.start(base, records, config, policy=own, reward=reward if reward in base.roles else None,
-                            function=reward_function(setup.function) if setup.function else None, prefix=f"{own}-",
+    return own
+
+
+def _ppo(base: SharedBase, run: Run, setup: Setup, config: Any, records: Sequence[Any]) -> Built:
+    own = _policy(base, run, setup, config)
+    state = ppo_story.start(base, records, config, rewards_of(base, run, setup, config), policy=own, prefix=f"{own}-",
                             probes=probes(setup, config))  # fmt: skip
     return Built(state, config, ppo_story.ppo)
 
 
+def _dpo(base: SharedBase, run: Run, setup: Setup, config: Any, records: Sequence[Any]) -> Built:
+    own = _policy(base, run, setup, config)
+    state = preference_story.start(base, records, config, policy=own, prefix=f"{own}-", probes=probes(setup, config))
+    return Built(state, config, preference_story.preference)
+
+
+def _kto(base: SharedBase, run: Run, setup: Setup, config: Any, records: Sequence[Any]) -> Built:
+    own = _policy(base, run, setup, config)
+    state = unpaired_story.start(base, records, config, policy=own, prefix=f"{own}-", probes=probes(setup, config))
+    return Built(state, config, unpaired_story.unpaired)
+
+
+def _grpo(base: SharedBase, run: Run, setup: Setup, config: Any, records: Sequence[Any]) -> Built:
+    own = _policy(base, run, setup, config)
+    state = group_story.start(base, records, config, rewards_of(base, run, setup, config), policy=own, prefix=f"{own}-",
+                              probes=probes(setup, config))  # fmt: skip
+    return Built(state, config, group_story.group)
+
+
+def _online(base: SharedBase, run: Run, setup: Setup, config: Any, records: Sequence[Any]) -> Built:
+    own = _policy(base, run, setup, config)
+    state = online_story.start(base, records, config, rewards_of(base, run, setup, config), policy=own,
+                               prefix=f"{own}-", probes=probes(setup, config))  # fmt: skip
+    return Built(state, config, online_story.online)
+
+
+def _raft(base: SharedBase, run: Run, setup: Setup, config: Any, records: Sequence[Any]) -> Built:
+    own = _policy(base, run, setup, config)
+    state = selection_story.start(base, records, config, rewards_of(base, run, setup, config), policy=own,
+                                  prefix=f"{own}-", probes=probes(setup, config))  # fmt: skip
+    return Built(state, config, selection_story.selection)
+
+
 STORIES: dict[str, Callable[[SharedBase, Run, Setup, Any, Sequence[Any]], Built]] = {
-    "sft": _sft, "reward": _reward, "ppo": _ppo}  # fmt: skip
+    "sft": _sft,
+    "reward": _reward,
+    "process": _process,
+    "ppo": _ppo,
+    "dpo": _dpo,
+    "kto": _kto,
+    "grpo": _grpo,
+    "online": _online,
+    "raft": _raft,
+}
+
+
+def rewards_of(base: SharedBase, run: Run, setup: Setup, config: Any) -> Rewards:
+    """What the completions of this run earn; its reward models are on the base already."""
+    parts = {part: role_name(run.id, part) for part in starting_roles(run) if part != PARTS[run.manifest.method]}
+    return earning.rewards(setup.rewards or ("reward",), parts, config.ensemble, config.doubt, str(base.device))
 
 
 def probes(setup: Setup, config: Any) -> Probes:
@@ -180,23 +269,6 @@ def truth(setup: Setup) -> Gold | None:
     from lab import tiny
 
     return tiny.gold
-
-
-def reward_function(where: str) -> Any:
-    """The function named by path/to/file.py:name."""
-    import importlib.util
-
-    path, _, name = where.rpartition(":")
-    if not path or not Path(path).is_file():
-        raise RunError(f"There is no reward function at {where!r}; give path/to/file.py:name.")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, name, None)):
-        raise RunError(f"{path} has no function {name!r}.")
-    return getattr(module, name)
 
 
 def find_role(root: Path | str, text: str) -> tuple[Path, dict[str, Any]]:
@@ -220,6 +292,23 @@ def find_role(root: Path | str, text: str) -> tuple[Path, dict[str, Any]]:
     at = int(step) if step else saved[-1]
     part = PARTS[run.manifest.method]
     return run.checkpoint(at) / part, {"run": run.id, "step": at, "role": part}
+
+
+def members(part: str, found: tuple[Path, dict[str, Any]]) -> dict[str, tuple[Path, dict[str, Any]]]:
+    """The other members of an ensemble whose first one was found: they stand beside it, numbered from 1."""
+    folder, where = found
+    out = {}
+    for i in itertools.count(1):
+        other = folder.with_name(f"{folder.name}-{i}")
+        if not (other / "adapter_config.json").is_file():
+            return out
+        out[f"{part}-{i}"] = (other, where | {"member": i})
+    raise AssertionError("unreachable")
+
+
+def kind_of(method: str, config: Any) -> Kind:
+    """What a method learns from with these settings."""
+    return KINDS[method]
 
 
 def is_raw(text: str) -> bool:

@@ -36,6 +36,7 @@ class Learner:
     trained : the story's names of those in training
     live    : edited live settings, which override the config from the next step on
     numbers : what a method adapts and counts (the KL coefficient, updates done)
+    memory  : what a method remembers of its data (the reference's log-probabilities), as tensors on the CPU
     """
 
     base: SharedBase
@@ -45,6 +46,7 @@ class Learner:
     step: int = 0
     live: dict[str, Any] = field(default_factory=dict)
     numbers: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, Tensor] = field(default_factory=dict)
     optimizers: dict[str, torch.optim.AdamW] = field(default_factory=dict)
 
     def role(self, story: str) -> Role:
@@ -72,7 +74,7 @@ class Learner:
         return {name: self.role(name).digest() for name in self.roles if name not in self.trained}
 
     def save(self, folder: Path) -> None:
-        """Writes trained roles, moments and numbers into an existing empty folder."""
+        """Writes trained roles, moments, memory and numbers into an existing empty folder."""
         from safetensors.torch import save_file
 
         moments: dict[str, Tensor] = {}
@@ -81,6 +83,8 @@ class Learner:
             if name in self.optimizers:
                 moments |= {f"{name}.{key}": value for key, value in _moments(self.optimizers[name]).items()}
         save_file(moments, str(folder / "optimizer.safetensors"))
+        if self.memory:
+            save_file(self.memory, str(folder / "memory.safetensors"))
         numbers = {"step": self.step, "total": self.total, "live": self.live, "numbers": self.numbers}
         (folder / "state.json").write_text(json.dumps(numbers, indent=1))
 
@@ -95,6 +99,8 @@ class Learner:
             self.optimizers.pop(name, None)
             if own:
                 _set_moments(self.optimizer(name, 1e-8), own)
+        if self.memory:
+            self.memory = load_file(str(folder / "memory.safetensors"))
         row = json.loads((folder / "state.json").read_text())
         self.step, self.total = row["step"], row["total"]
         self.live, self.numbers = row["live"], row["numbers"]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -40,7 +41,10 @@ class Demonstration:
 class Preference:
     """Of two completions of one prompt, the one somebody preferred.
 
-    `margin` (reward units, ≥ 0) asks the reward model for at least that gap; `annotator` names who judged.
+    margin    : reward units, ≥ 0; asks the reward model for at least that gap
+    annotator : who judged
+    label     : the probability in [0, 1] that the chosen one really is the better one (a share of votes, say)
+    weight    : how much this judgement counts, ≥ 0
     """
 
     prompt: Prompt
@@ -49,14 +53,52 @@ class Preference:
     margin: float = 0.0
     annotator: str = ""
     row: int = -1
+    label: float = 1.0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """One completion that somebody liked (thumbs up) or did not (thumbs down)."""
+
+    prompt: Prompt
+    completion: Completion
+    liked: bool
+    annotator: str = ""
+    row: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Several completions of one prompt in order. `ranks` are whole numbers, the best lowest; equal ones are ties."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    ranks: tuple[int, ...]
+    annotator: str = ""
+    row: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """A solution in steps, each with the probability in [0, 1] that it is right (1 or 0 where somebody judged it)."""
+
+    prompt: Prompt
+    steps: tuple[str, ...]
+    labels: tuple[float, ...]
+    row: int = -1
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:
-    """A prompt alone, for sampling and reinforcement learning."""
+    """A prompt alone, for sampling and reinforcement learning.
+
+    `columns` holds what else the row says (the right answer, unit tests, …), for rewards that read it.
+    """
 
     prompt: Prompt
     row: int = -1
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

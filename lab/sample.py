@@ -6,6 +6,8 @@ on the left. Each distinct prompt goes through the base once. Rows that ended ar
 Sampling is the Gumbel race, y_t = argmax_v (log p_v − log e_v) with e_v ~ Exp(1): the same e for every role, so that
 two roles differ only where their distributions make them. The noise depends on the seed, the prompt's place and the
 step alone: comparing one more role, or a policy with a later self, changes nobody else's tokens.
+
+Two roles can also speak with one voice: each token comes from the geometric mixture of their two distributions.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch import Tensor
 from lab.attention import KVCache
 from lab.base import SharedBase
 from lab.decode import TOLERANCE, Decoder
+from lab.objectives.online import geometric_mixture
 from lab.pack import Pack, Row, Slice
 from lab.records import Prompt, Rollout
 
@@ -27,7 +30,7 @@ KEEP_SHARE = 0.85
 
 
 class SampleError(ValueError):
-    """A prompt that cannot be continued, with the reason."""
+    """A prompt that cannot be continued, or roles that cannot be mixed, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,8 @@ class _Decoding:
     """What the loop carries: which rows still go on, their cache, and the hidden state that predicts the next token.
 
     `order` holds the numbers of the rows in the cache's order (those that ended stay until they are dropped), `going`
-    the numbers of those that have not ended, and `room` how many tokens each row may still take.
+    the numbers of those that have not ended, and `room` how many tokens each row may still take. In a mixture the rows
+    of the second role are the twins of the first one's: they take the same tokens and end together.
     """
 
     base: SharedBase
@@ -59,6 +63,7 @@ class _Decoding:
     noise_rows: Tensor  # (R,) which noise each row of the cache uses
     slices: tuple[Slice, ...]
     decoder: Decoder | None  # None: the model's own forward
+    mixture: float | None  # the second role's share
     going: set[int] = field(default_factory=set)
 
 
@@ -71,6 +76,7 @@ def stream(
     max_new_tokens: int = 64,
     seed: int | tuple[int, ...] = 0,
     per_prompt: int = 1,
+    mixture: float | None = None,
 ) -> Iterator[Drawn]:
     """Yields each decoding step as it is drawn. Rows are numbered role by role, prompt by prompt, copy by copy.
 
@@ -80,10 +86,13 @@ def stream(
     temperature : divides the logits; 0 takes the most probable token
     seed        : of this call's own generator; the global random state is neither read nor changed
     per_prompt  : completions of each prompt
+    mixture     : α in [0, 1]; the two `roles` are mixed, p₁^(1 − α) p₂^α / Z with p_i ∝ exp(z_i / τ), token by token;
+                  the rows are those of one role, and their log-probabilities the mixture's
 
-    Raises SampleError for an empty prompt or one that leaves no room in the model's window.
+    Raises SampleError for an empty prompt, one that leaves no room in the model's window, and a mixture of anything but
+    two roles.
     """
-    run = _prefill(base, [tuple(p) for p in prompts], roles, temperature, max_new_tokens, seed, per_prompt)
+    run = _prefill(base, [tuple(p) for p in prompts], roles, temperature, max_new_tokens, seed, per_prompt, mixture)
     for step in range(max_new_tokens):
         drawn, fed = _draw(run, step)
         yield drawn
@@ -101,16 +110,20 @@ def sample(
     max_new_tokens: int = 64,
     seed: int | tuple[int, ...] = 0,
     per_prompt: int = 1,
+    mixture: float | None = None,
 ) -> list[Rollout]:
-    """Completions of every prompt by every role: role by role, prompt by prompt, copy by copy. Settings as `stream`."""
+    """Completions of every prompt by every role: role by role, prompt by prompt, copy by copy. Settings as `stream`.
+
+    Those of a mixture have the name "first+second" for a role.
+    """
     encoded = [tuple(base.chat.encode_prompt(p)) for p in prompts]
-    rows = len(roles) * len(prompts) * per_prompt
+    speakers = tuple(roles) if mixture is None else ("+".join(roles),)
+    rows = len(speakers) * len(prompts) * per_prompt
     ids: list[list[int]] = [[] for _ in range(rows)]
     logprobs: list[list[float]] = [[] for _ in range(rows)]
     ended = [False] * rows
-    for drawn in stream(
-        base, encoded, roles, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed, per_prompt=per_prompt
-    ):
+    for drawn in stream(base, encoded, roles, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed,
+                        per_prompt=per_prompt, mixture=mixture):  # fmt: skip
         for row, token, logprob, end in drawn.tokens:
             ids[row].append(token)
             logprobs[row].append(logprob)
@@ -121,7 +134,7 @@ def sample(
         i = rest // per_prompt
         out.append(
             Rollout(
-                roles[role],
+                speakers[role],
                 prompts[i],
                 base.chat.decode(ids[row]),
                 encoded[i],
@@ -151,7 +164,10 @@ def _prefill(
     max_new_tokens: int,
     seed: int | tuple[int, ...],
     per_prompt: int,
+    mixture: float | None,
 ) -> _Decoding:
+    if mixture is not None and (len(roles) != 2 or not 0 <= mixture <= 1):
+        raise SampleError(f"A mixture is of two roles with a share in [0, 1], not of {len(roles)} with {mixture:g}.")
     longest = max((len(p) for p in prompts), default=0)
     if not prompts or min(len(p) for p in prompts) == 0:
         raise SampleError("There is no prompt to continue; give at least one with at least one token.")
@@ -171,14 +187,19 @@ def _prefill(
     room = [min(max_new_tokens, base.window - len(p)) for p in copies] * len(roles)
     return _Decoding(base, base.chat.stop_ids, temperature, generator(base.device, seed), len(copies), role_of, room,
                      cache, hidden, list(range(rows)), torch.arange(rows, device=base.device) % len(copies),
-                     _slices(role_of), decoder, set(range(rows)))  # fmt: skip
+                     _slices(role_of), decoder, mixture, set(range(rows)))  # fmt: skip
 
 
 @torch.no_grad()
 def _draw(run: _Decoding, step: int) -> tuple[Drawn, Tensor]:
     """The next token of every row, and the (R,) ids as they are fed back."""
     logits = run.base.logits(run.hidden)
-    logp = torch.log_softmax(logits / run.temperature if run.temperature not in (0, 1) else logits, dim=-1)
+    scaled = logits / run.temperature if run.temperature not in (0, 1) else logits
+    if run.mixture is None:
+        logp = torch.log_softmax(scaled, dim=-1)
+    else:  # twins stand at the same place of the two halves and have the same noise
+        first, second = scaled.chunk(2)
+        logp = geometric_mixture(first, second, run.mixture).repeat(2, 1)
     if run.temperature:
         # log e = log(−log u): an order of magnitude faster than `exponential_` on a CPU. u = 0 gives ∞: never chosen.
         noise = torch.rand(run.noises, logp.shape[1], device=logp.device, generator=run.generator).log_().neg_().log_()
@@ -191,7 +212,8 @@ def _draw(run: _Decoding, step: int) -> tuple[Drawn, Tensor]:
     for row, token, logprob in zip(run.order, tokens.tolist(), picked.tolist(), strict=True):
         if row in run.going:
             ended = token in run.stops
-            out.append((row, token, logprob, ended))
+            if run.mixture is None or row < run.noises:
+                out.append((row, token, logprob, ended))
             if ended or step + 1 == run.room[row]:
                 run.going.discard(row)
     return Drawn(step, tuple(out)), tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
@@ -14,22 +14,14 @@ from rich.text import Text
 
 from lab import events as ev
 from lab import reading
+from lab.catalogue import Page
 from lab.follow import Follower
+from lab.metrics import HEADLINES
 from lab.runs import Run, RunInfo
 
-SHOWN = {
-    "sft": ("loss", "eval_loss", "token_accuracy"),
-    "reward": ("loss", "accuracy", "margin"),
-    "ppo": ("reward", "gold", "kl", "length", "ended"),
-}
-"""The figures beside a run's progress bar."""
-
-CURVES = {
-    "sft": ("loss", "eval_loss"),
-    "reward": ("loss", "accuracy", "eval_accuracy", "gold_accuracy"),
-    "ppo": ("reward", "gold", "kl", "length"),
-}
-"""The figures `lab show` draws."""
+if TYPE_CHECKING:
+    from lab.evaluate.best_of_n import Curve
+    from lab.evaluate.table import Figure
 
 STATE_STYLE = {"running": "green", "finished": "blue", "paused": "yellow", "failed": "red", "lost": "red"}
 
@@ -103,7 +95,7 @@ class View:
 
     def _figures(self, run: str) -> str:
         seen = self.seen[run]
-        return "  ".join(f"{n} {seen[n]:.3g}" for n in SHOWN.get(self.methods.get(run, ""), ()) if n in seen)
+        return "  ".join(f"{n} {seen[n]:.3g}" for n in HEADLINES.get(self.methods.get(run, ""), ()) if n in seen)
 
 
 def runs_table(found: Iterable[RunInfo]) -> Table:
@@ -155,7 +147,7 @@ def curves(follower: Follower, width: int = 100, height: int = 12) -> list[str]:
     import plotext
 
     drawings = []
-    for name, series in follower.columns(CURVES.get(follower.method, ())).items():
+    for name, series in follower.columns(HEADLINES.get(follower.method, ())).items():
         if len(series.steps) > 1:
             plotext.clear_figure()
             plotext.theme("clear")
@@ -227,3 +219,44 @@ def demo_answers(samples: Sequence[Mapping[str, Any]]) -> Group:
 def number(x: float | None) -> str:
     """A score with its sign, or a dash where there is none."""
     return "–" if x is None else f"{x:+.2f}"
+
+
+def methods_table(pages: Sequence[Page]) -> Table:
+    """Every method with its objectives or variants below it, one line each."""
+    table = Table(box=None, header_style="bold", padding=(0, 1))
+    table.add_column("")
+    table.add_column("what it is", overflow="fold")
+    for page in pages:
+        name = f"  {page.flag}" if page.flag else f"[bold]lab {page.name}[/bold]"
+        table.add_row(name, Text(page.title if page.title != page.name else page.equation))
+    table.caption = "`lab methods NAME` says when to use it, with its equation and its source"
+    return table
+
+
+def method_page(page: Page) -> Panel:
+    """One page: equation, when to use it, its numbers, its source."""
+    parts: list[Any] = [Text(page.equation, style="cyan"), Text(), Text(page.when)]
+    if page.numbers:
+        parts += [Text(), Text(" · ".join(f"{name} {value}" for name, value in page.numbers), style="dim")]
+    parts += [Text(), Text(page.source, style="italic dim")]
+    command = f"lab {page.method} {page.flag}".strip()
+    return Panel(Group(*parts), title=f"[bold]{page.title}[/bold]", subtitle=command, title_align="left",
+                 subtitle_align="right", padding=(1, 2))  # fmt: skip
+
+
+def best_of_n_table(curve: Curve) -> Table:
+    """What best-of-n is worth, a line for each n; the peak of the true score is marked."""
+    table = Table("n", "reward (95 %)", "true score (95 %)", "KL ≤", "KL with ties", header_style="bold",
+                  title=f"best of n, from {curve.samples} samples of each of {curve.prompts} prompts",
+                  title_justify="left")  # fmt: skip
+    peak = curve.peak
+    for p in curve.points:
+        gold = "–" if p.gold is None else _interval(p.gold)
+        mark = " ◀" if peak is not None and p.n == peak.n and p.n != curve.points[-1].n else ""
+        table.add_row(str(p.n), _interval(p.proxy), gold + mark, f"{p.kl_bound:.2f}", f"{p.kl.mean:.2f}")
+    table.caption = "KL in nats from the sampled policy: ln n − (n − 1) / n, and exactly over the samples"
+    return table
+
+
+def _interval(f: Figure) -> str:
+    return f"{f.mean:+.2f} [{f.low:+.2f}, {f.high:+.2f}]"

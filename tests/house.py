@@ -99,10 +99,10 @@ def tree_lines() -> dict[str, str]:
 
 def settings_tables() -> str:
     """One table for each method, from its config class: setting, default, unit, meaning; • marks the live ones."""
-    from lab.config import Adapter, PPOConfig, RewardConfig, SFTConfig, settings
+    from lab.config import CONFIGS, Adapter, settings
 
     parts = []
-    for command, cls in (("`lab sft`", SFTConfig), ("`lab reward`", RewardConfig), ("`lab ppo`", PPOConfig),
+    for command, cls in (*((f"`lab {name}`", cls) for name, cls in CONFIGS.items()),
                          ("every method's new adapter", Adapter)):  # fmt: skip
         doc = (cls.__doc__ or "").strip()
         rows = [f"**{command}** · {doc}", "", "| setting | default | meaning |", "|---|---|---|"]
@@ -114,6 +114,8 @@ def settings_tables() -> str:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "the method's own"
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 

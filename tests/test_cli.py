@@ -17,11 +17,11 @@ from click.testing import CliRunner, Result
 
 from lab import tiny
 from lab.cli import main
-from lab.config import Adapter, PPOConfig, RewardConfig, SFTConfig, settings
+from lab.config import CONFIGS, Adapter, PPOConfig, settings
 from lab.runs import Run, Status
 
-METHODS = {"sft": SFTConfig, "reward": RewardConfig, "ppo": PPOConfig}
-NOT_SETTINGS = {"help", "model", "data", "init", "reward_source", "out", "root", "bits", "double_quant", "device",
+METHODS = {name: cls for name, cls in CONFIGS.items() if name in main.commands}
+NOT_SETTINGS = {"help", "model", "data", "init", "rewards", "out", "root", "bits", "double_quant", "device",
                 "probes"}  # fmt: skip
 DEMONSTRATIONS = [{"prompt": f"What is 5 plus {i}?", "completion": f"{5 + i}."} for i in range(4)]
 PREFERENCES = [{"prompt": "Hello?", "chosen": "Hello.", "rejected": "No."}]
@@ -183,7 +183,7 @@ def test_a_start_that_is_not_there(here: Path) -> None:
 @pytest.mark.parametrize(("program", "part"), [("none.py:f", "There is no reward function at"),
                                                ("mine.py:g", "has no function 'g'")])  # fmt: skip
 def test_a_reward_program_that_is_not_there(here: Path, program: str, part: str) -> None:
-    (here / "mine.py").write_text("def f(prompts, completions):\n    return [0.0 for c in completions]\n")
+    (here / "mine.py").write_text("def f(prompt, completion, row):\n    return 0.0\n")
     said = refusal(lab("ppo", "--model", tiny.CHECKPOINT, "--reward", program, *good(here)))
     assert part in said
     assert not (here / "runs").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from datetime import date
 from pathlib import Path
 
 import pyarrow
@@ -15,18 +16,9 @@ from models import CHATML, build_tokenizer
 
 from lab.chat import Chat
 from lab.columns import DataError, Rows, Skip
-from lab.data import (
-    batch_at,
-    encode_demonstrations,
-    encode_preferences,
-    encode_prompts,
-    order,
-    read,
-    split,
-    updates_in,
-    write_jsonl,
-)
-from lab.records import Demonstration, Message, Preference, PromptRow
+from lab.data import batch_at, order, read, split, updates_in, write_jsonl
+from lab.encode import encode_demonstrations, encode_preferences, encode_prompts
+from lab.records import Demonstration, Message, Preference, PromptRow, Ranking, Rating, Steps
 
 ASK = {"role": "user", "content": "What is 2 + 2?"}
 FOUR = {"role": "assistant", "content": "Four."}
@@ -125,7 +117,7 @@ def test_sources_that_are_not_there(tmp_path):
         read([], "sft")
     with pytest.raises(DataError, match="cannot be read from 7"):
         read(7, "sft")
-    with pytest.raises(DataError, match="no kind of data called 'dpo'; choose one of sft, preference, prompt"):
+    with pytest.raises(DataError, match="no kind of data called 'dpo'; choose one of sft, preference, rating, "):
         read(PLAIN, "dpo")  # type: ignore[arg-type]
 
 
@@ -151,7 +143,7 @@ def test_conversations_and_messages_are_demonstrations():
 def test_preferences_with_and_without_a_prompt_column():
     four, five = Message("assistant", "Four."), Message("assistant", "Five.")
     rows = [
-        {"prompt": "a", "chosen": "b", "rejected": "c", "margin": 2},
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
         {"prompt": [ASK], "chosen": [FOUR], "rejected": [FIVE], "margin": None, "annotator": "Ada"},
         {"chosen": [ASK, FOUR], "rejected": [ASK, FIVE]},
         {"chosen": [ASK, FIVE, ASK, FOUR], "rejected": [ASK, FIVE, ASK, FIVE]},
@@ -159,13 +151,57 @@ def test_preferences_with_and_without_a_prompt_column():
         {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello.", "rejected": "\n\nHuman: Hi\n\nAssistant: Go."},
     ]
     assert read(rows, "preference").records == (
-        Preference("a", "b", "c", 2.0, "", 0),
+        Preference("a", "b", "c", 0.0, "", 0),
         Preference((USER,), (four,), (five,), 0.0, "Ada", 1),
         Preference((USER,), (four,), (five,), 0.0, "", 2),
         Preference((USER, five, USER), (four,), (five,), 0.0, "", 3),
         Preference((USER,), (four, USER), (five, USER, four), 0.0, "", 4),
         Preference("\n\nHuman: Hi\n\nAssistant:", " Hello.", " Go.", 0.0, "", 5),
     )
+
+
+def test_numbers_beside_a_preference():
+    pair = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    rows = [pair | {"margin": 2, "label": 0.75, "weight": 0}, pair | {"margin": 0.5, "label": 1, "weight": 3}]
+    assert read(rows, "preference").records == (
+        Preference("a", "b", "c", 2.0, "", 0, 0.75, 0.0),
+        Preference("a", "b", "c", 0.5, "", 1, 1.0, 3.0),
+    )
+    for name in ("margin", "label", "weight"):
+        with pytest.raises(
+            DataError, match=f"The column {name} has a value in 1 of 2 rows; give it in every row or in"
+        ):
+            read([pair | {name: 1}, pair], "preference")
+
+
+def test_ratings_from_thumbs_and_from_preferences():
+    rows = [{"prompt": "a", "completion": "b", "label": True}, {"prompt": "a", "completion": "c", "liked": 0}]
+    assert read(rows, "rating").records == (Rating("a", "b", True, "", 0), Rating("a", "c", False, "", 1))
+    pairs = read([{"prompt": "a", "chosen": "b", "rejected": "c", "annotator": "Ada"}], "rating").records
+    assert pairs == (Rating("a", "b", True, "Ada", 0), Rating("a", "c", False, "Ada", 0))
+    with pytest.raises(DataError, match="label is neither true nor false"):
+        read([rows[0] | {"label": 0.5}], "rating")
+
+
+def test_rankings_and_steps():
+    ranked = {"prompt": "a", "completions": ["b", "c", "d"], "ranks": [2, 1, 2]}
+    assert read([ranked], "ranking").records == (Ranking("a", ("b", "c", "d"), (2, 1, 2), "", 0),)
+    for wrong, why in (({"ranks": [1, 2]}, "not one rank"), ({"ranks": [1, 1, 1]}, "nothing is ranked"),
+                       ({"ranks": [1, 2, 2.5]}, "not whole numbers")):  # fmt: skip
+        with pytest.raises(DataError, match=why):
+            read([ranked | wrong], "ranking")
+    steps = {"prompt": "a", "completions": ["b", "c"], "labels": [True, 0.25]}
+    assert read([steps], "steps").records == (Steps("a", ("b", "c"), (1.0, 0.25), 0),)
+    for wrong, why in (({"labels": [1]}, "not one label"), ({"labels": [1, 2]}, r"labels is no number in \[0, 1\]")):
+        with pytest.raises(DataError, match=why):
+            read([steps | wrong], "steps")
+
+
+def test_a_prompt_keeps_its_other_columns(tmp_path):
+    rows = [{"prompt": "2 + 2?", "answer": 4, "choices": ["3", "4"], "when": date(2026, 1, 1)}]
+    kept = read(rows, "prompt").records
+    assert kept[0].columns == {"answer": 4, "choices": ["3", "4"]}
+    assert read(write_jsonl(kept, tmp_path / "rows.jsonl"), "prompt").records == kept
 
 
 def test_prompts_alone_and_from_messages():

@@ -12,6 +12,7 @@ from studio.made import append, folder, status
 from lab import figures, reading
 from lab.events import Checked, Edited, Event, Sample, Started, Updated
 from lab.follow import Follower
+from lab.metrics import GROUPS
 from lab.runs import Run
 
 
@@ -88,7 +89,7 @@ def test_figures_are_plotly_figures_and_json(tmp_path: Path) -> None:
     import plotly.graph_objects as go
 
     follower = run_of(tmp_path, [{"reward": 1.0, "gold": 0.0, "kl": float(i), "length": 3.0} for i in range(4)])
-    spec = figures.curve([follower], figures.GROUPS[0], 0.5)
+    spec = figures.curve([follower], GROUPS[0], 0.5)
     json.dumps(spec, allow_nan=False)
     assert [t.name for t in go.Figure(spec).data] == [None, "ppo-1 reward", None, "ppo-1 gold"]
     assert go.Figure(figures.frontier([follower])).layout.xaxis.title.text.startswith("√KL")

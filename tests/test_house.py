@@ -17,18 +17,21 @@ from tests.house import ROOT, above, imports, module_of, python_files, tree
 FLOORS = (
     # 0: what was said, what happened, the settings, the arithmetic; files, threads and ports of the machine
     ("lab.records", "lab.events", "lab.config", "lab.objectives", "lab.disk", "lab.worker", "lab.machine"),
-    # 1: text and tokens, the base and its roles
-    ("lab.template", "lab.chat", "lab.columns", "lab.data", "lab.pack", "lab.attention", "lab.lowrank", "lab.roles",
-     "lab.quantise", "lab.base", "lab.saving"),
+    # 1: text and tokens, the base and its roles; a base that is a table
+    ("lab.template", "lab.chat", "lab.columns", "lab.data", "lab.encode", "lab.rankings", "lab.steps",
+     "lab.pack", "lab.attention", "lab.lowrank", "lab.roles", "lab.quantise", "lab.base", "lab.saving",
+     "lab.tabular"),
     # 2: what is asked of roles, who judges, what a run carries
     ("lab.decode", "lab.sample", "lab.score", "lab.probes", "lab.feedback", "lab.learner", "lab.state"),
     # 3: the stories
     ("lab.train",),
     # 4: runs on disk and in memory, the engine, measuring, the tiny world
-    ("lab.evaluate", "lab.tiny", "lab.follow", "lab.runs", "lab.foreground", "lab.session", "lab.client", "lab.engine",
-     "lab.launch", "lab.desk", "lab.demo"),
+    ("lab.evaluate", "lab.tiny", "lab.follow", "lab.runs", "lab.foreground", "lab.session", "lab.client",
+     "lab.engine", "lab.earning", "lab.launch", "lab.making", "lab.catalogue", "lab.form", "lab.desk", "lab.demo",
+     "lab.recipes"),
     # 5: the faces
-    ("lab.reading", "lab.figures", "lab.terminal", "lab.showcase", "lab.notebook", "lab.cli", "lab.__main__"),
+    ("lab.reading", "lab.metrics", "lab.figures", "lab.charts", "lab.terminal", "lab.showcase",
+     "lab.notebook", "lab.commands", "lab.measuring", "lab.playbill", "lab.cli", "lab.__main__"),
     # 6: the Studio, a skin over the faces
     ("apps",),
 )  # fmt: skip
@@ -118,8 +121,9 @@ def test_the_process_that_serves_the_page_never_owns_the_model() -> None:
 # --- lightness -------------------------------------------------------------------------------------------------------
 
 LIGHT = ("lab", "lab.records", "lab.events", "lab.config", "lab.columns", "lab.data", "lab.runs", "lab.follow",
-         "lab.session", "lab.engine", "lab.client", "lab.reading", "lab.figures", "lab.terminal", "lab.showcase",
-         "lab.cli", "lab.tiny", "lab.notebook", "apps.studio.link", "apps.studio.shelf")  # fmt: skip
+         "lab.session", "lab.engine", "lab.client", "lab.reading", "lab.catalogue", "lab.metrics", "lab.figures",
+         "lab.terminal", "lab.showcase", "lab.cli", "lab.tiny", "lab.notebook", "apps.studio.link",
+         "apps.studio.shelf")  # fmt: skip
 HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "gradio", "pandas")
 
 
@@ -216,6 +220,7 @@ CATCHES_ALL = {
     ("lab/session.py", "_turn"): "the run ends with its error; the one thread that touches the model must live on",
     ("lab/session.py", "_apply_edits"): "whoever asked for the edit gets the error through its future",
     ("lab/session.py", "_tell"): "whoever watches a run must not be able to end it",
+    ("lab/feedback/cell/inside.py", "_one_line"): "foreign code may make errors whose text raises one itself",
     ("lab/worker.py", "_answer"): "whoever asked for the call gets the error through its future",
     ("lab/engine.py", "endpoint"): "one request must not harm the runs; whoever asked gets the sentence",
     ("lab/engine.py", "pump"): "the stream is under way: its last line says what happened",

@@ -5,9 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lab import launch, tiny
+from lab import earning, launch, tiny
 from lab.base import SharedBase
-from lab.config import Adapter, PPOConfig, RewardConfig, SFTConfig
+from lab.config import (
+    Adapter,
+    GroupConfig,
+    KTOConfig,
+    OnlineConfig,
+    PPOConfig,
+    PreferenceConfig,
+    RewardConfig,
+    SelectionConfig,
+    SFTConfig,
+)
 from lab.desk import Desk, PromptError
 from lab.engine import SampleRequest
 from lab.evaluate.table import compare_roles, figure, win_rate
@@ -24,26 +34,48 @@ REWARD = RewardConfig(lr=2e-3, head_lr=2e-3, batch=8, eval_every=2, save_every=2
 PPO = PPOConfig(steps=4, batch=8, lr=1e-3, max_new_tokens=16, probe_every=2, save_every=2, kl=0.1)
 
 
+DPO = PreferenceConfig(lr=2e-3, batch=8, eval_every=2, probe_every=2, save_every=2)
+KTO = KTOConfig(lr=2e-3, batch=16, eval_every=2, probe_every=2, save_every=2)
+GRPO = GroupConfig(steps=4, prompts=3, group=4, lr=1e-3, max_new_tokens=16, probe_every=2, save_every=2)
+
+
 def pairs():
     demos = tiny.demonstrations(40, seed=5)
     return [Preference(d.prompt, d.completion, "I do not know.") for d in demos if d.completion != "I do not know."]
 
 
 def ppo_run(root, name="", config=PPO):
-    return launch.new_run(root, "ppo", config, launch.Setup(**{**SETUP.__dict__, "function": str(root / "fn.py:fn")}),
+    return launch.new_run(root, "ppo", config, launch.Setup(**{**SETUP.__dict__, "rewards": (str(root / "fn.py:fn"),)}),
                           tiny.train_prompts(20), name=name)  # fmt: skip
+
+
+def rewarded(method, config):
+    def make(root, name=""):
+        setup = launch.Setup(**{**SETUP.__dict__, "rewards": (f"0.5*{root / 'fn.py:fn'}", "length?most=40")})
+        return launch.new_run(root, method, config, setup, tiny.train_prompts(20), name=name)
+
+    return make
 
 
 RUNS = {
     "sft": lambda root, name="": launch.new_run(root, "sft", SFT, SETUP, tiny.demonstrations(48), name=name),
     "reward": lambda root, name="": launch.new_run(root, "reward", REWARD, SETUP, pairs(), name=name),
     "ppo": ppo_run,
+    "dpo": lambda root, name="": launch.new_run(root, "dpo", DPO, SETUP, pairs(), name=name),
+    "kto": lambda root, name="": launch.new_run(root, "kto", KTO, SETUP, pairs(), name=name),
+    "grpo": rewarded("grpo", GRPO),
+    "online": rewarded(
+        "online", OnlineConfig(steps=4, prompts=4, lr=1e-3, max_new_tokens=16, probe_every=2, save_every=2)
+    ),
+    "raft": rewarded(
+        "raft", SelectionConfig(steps=4, prompts=4, samples=3, lr=1e-3, max_new_tokens=16, probe_every=2, save_every=2)
+    ),
 }
 
 
 @pytest.fixture
 def root(tmp_path):
-    (tmp_path / "fn.py").write_text("def fn(prompts, completions):\n    return [len(c) / 40 for c in completions]\n")
+    (tmp_path / "fn.py").write_text("def fn(prompt, completion, row):\n    return len(completion) / 40\n")
     return tmp_path
 
 
@@ -129,7 +161,7 @@ def test_names_of_roles_and_runs_that_do_not_exist(root):
     with pytest.raises(RunError, match="this process holds"):
         launch.build(SharedBase.load(tiny.CHECKPOINT, bits=32, device="cpu"), run)
     with pytest.raises(RunError, match="no reward function"):
-        launch.reward_function("nothing.py:fn")
+        earning.function("nothing.py:fn")
 
 
 def test_the_desk_samples_side_by_side_and_names_unknown_words(root):

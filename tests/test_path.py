@@ -12,6 +12,7 @@ from lab.cli import main
 from lab.follow import Follower
 from lab.runs import Run, runs
 
+GRPO = ["grpo", "--model", "model", "--data", "prompts.jsonl"]
 SMALL = ["--rank", "4", "--alpha", "8", "--device", "cpu", "--max-grad-norm", "1"]
 
 
@@ -139,13 +140,42 @@ def test_the_path_on_a_real_architecture(family, tmp_path, monkeypatch):
     assert follower.metrics[3]["beta"] == 0.5
 
 
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])
+def test_the_modern_stack_on_a_real_architecture(family, tmp_path, monkeypatch):
+    """Pairs, thumbs from the same pairs, then groups with a reward model, a verifier and a function of the row."""
+    monkeypatch.chdir(tmp_path)
+    build_model(tmp_path / "model", family)
+    preferences(tmp_path / "pairs.jsonl")
+    (tmp_path / "doors.jsonl").write_text(
+        "\n".join(
+            json.dumps({"prompt": [{"role": "user", "content": f"Who paints door {i}?"}], "door": i}) for i in range(12)
+        )
+        + "\n"
+    )
+    (tmp_path / "mine.py").write_text(
+        "def named(prompt, completion, row):\n    return float(str(row['door']) in completion)\n"
+    )
+    lab("dpo", "--model", "model", "--data", "pairs.jsonl", "--out", "pairs", "--objective", "0.9*dpo + 0.1*nll",
+        "--batch", 8, "--lr", 1e-3, *SMALL)  # fmt: skip
+    lab("kto", "--init", "pairs", "--data", "pairs.jsonl", "--out", "thumbs", "--batch", 8, "--lr", 1e-3, *SMALL)
+    lab("reward", "--init", "pairs", "--data", "pairs.jsonl", "--out", "rm", "--batch", 8, "--lr", 1e-3, *SMALL)
+    lab("grpo", "--init", "thumbs", "--reward", "rm", "--reward", "0.5*mine.py:named", "--reward", "length?most=9",
+        "--data", "doors.jsonl", "--out", "groups", "--variant", "dapo", "--steps", 3, "--prompts", 2, "--group", 4,
+        "--max-new-tokens", 12, *SMALL)  # fmt: skip
+    for name in ("pairs", "thumbs", "groups"):
+        follower = Follower(Run(f"runs/{name}"))
+        follower.refresh()
+        assert follower.checks
+        assert all(check.ok for check in follower.checks.values()), name
+    assert {"reward reward", "reward named", "reward length"} <= follower.metrics[1].keys()
+    assert "reward named" in lab("show", "groups").output or "flat_groups" in lab("show", "groups").output
+
+
 def test_the_reward_may_be_a_program(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     build_model(tmp_path / "model", "llama")
     prompts(tmp_path / "prompts.jsonl")
-    (tmp_path / "mine.py").write_text(
-        "def short(prompts, completions):\n    return [-len(c) / 10 for c in completions]\n"
-    )
+    (tmp_path / "mine.py").write_text("def short(prompt, completion, row):\n    return -len(completion) / 10\n")
     lab("ppo", "--model", "model", "--reward", "mine.py:short", "--data", "prompts.jsonl", "--out", "brief", "--steps",
         2, "--batch", 8, "--max-new-tokens", 10, *SMALL)  # fmt: skip
     assert Run("runs/brief").status().state == "finished"
@@ -155,7 +185,8 @@ def test_mistakes_get_one_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     build_model(tmp_path / "model", "llama")
     prompts(tmp_path / "prompts.jsonl")
-    (tmp_path / "bad.py").write_text("def wrong(prompts, completions):\n    return [1.0]\n")
+    preferences(tmp_path / "pairs.jsonl")
+    (tmp_path / "bad.py").write_text("def wrong(prompt, completion, row):\n    return [1.0]\n")
     cases = [
         (["sft", "--model", "model", "--data", "nothing.jsonl"], "There is no file or folder nothing.jsonl"),
         (["sft", "--model", "model", "--data", "prompts.jsonl"], "rename the columns"),
@@ -163,7 +194,13 @@ def test_mistakes_get_one_sentence(tmp_path, monkeypatch):
         (["ppo", "--model", "model", "--reward", "rm", "--data", "prompts.jsonl"], "There is no run and no adapter"),
         (["ppo", "--model", "model", "--reward", "no.py:f", "--data", "prompts.jsonl"], "no reward function"),
         (["ppo", "--model", "model", "--reward", "bad.py:wrong", "--data", "prompts.jsonl", "--batch", "4",
-          "--max-new-tokens", "4", "--device", "cpu"], "1 rewards for 4 completions"),
+          "--max-new-tokens", "4", "--device", "cpu"], "The reward wrong gave [1.0]"),
+        ([*GRPO, "--reward", "numbr"], "There is no run and no adapter"),
+        ([*GRPO, "--reward", "number?digits=2"], "has no option 'digits'"),
+        ([*GRPO, "--reward", "number", "--group", "1"], "has no baseline"),
+        (["dpo", "--model", "model", "--data", "prompts.jsonl"], "rename the columns"),
+        (["dpo", "--model", "model", "--data", "pairs.jsonl", "--objective", "0.5*dpo"], "sum to 0.5, not to 1"),
+        (["kto", "--model", "model", "--data", "pairs.jsonl", "--batch", "1"], "needs at least 2 rows"),
         (["resume", "nothing"], "there is no run"),
         (["sample", "hello"], "Nothing says which model to load"),
     ]  # fmt: skip

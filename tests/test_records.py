@@ -79,6 +79,8 @@ def test_records_as_json() -> None:
         "margin": 0.5,
         "annotator": "expert",
         "row": 3,
+        "label": 1.0,
+        "weight": 1.0,
     }
     assert to_json("text") == "text"
     assert to_json(Message) is Message, "a class is no record"

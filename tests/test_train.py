@@ -12,6 +12,7 @@ from lab.base import RAW, SharedBase
 from lab.config import Adapter, ConfigError, PPOConfig, RewardConfig, SFTConfig
 from lab.data import batch_at
 from lab.events import Checked, Evaluated, Probed, Skipped, Updated
+from lab.feedback.rewards import RewardError, Rewards
 from lab.learner import Learner, NonFiniteError, apply_gradients, learning_rate
 from lab.probes import Probes, pieces
 from lab.records import Demonstration, Message, Preference, PromptRow
@@ -54,13 +55,14 @@ def reward_role(base):
     return role
 
 
-def ppo_state(base, config=PPO, **options):
+def ppo_state(base, config=PPO, program=None):
     base.add_role("policy", SMALL, seed=1)
     role = base.role("policy")
     role.weights.add_(torch.randn(role.weights.shape, generator=torch.Generator().manual_seed(2)) * 0.02)
-    if "function" not in options:
+    if program is None:
         reward_role(base)
-    return P.start(base, PROMPTS, config, probes=Probes((PROMPTS[0].prompt,), 8), **options)
+    rewards = Rewards.program(program) if program else Rewards.role("reward")
+    return P.start(base, PROMPTS, config, rewards, probes=Probes((PROMPTS[0].prompt,), 8))
 
 
 def events(run, kind):
@@ -220,31 +222,30 @@ def test_the_value_starts_as_the_reward_model(base):
 
 def test_score_credit_and_missing_end_by_hand(base):
     config = replace(PPO, missing_end=2.0, reward_clip=0.5)
-    state = ppo_state(base, config, function=lambda prompts, completions: [3.0] * len(prompts), reward=None)
+    state = ppo_state(base, config, lambda prompt, completion, row: 3.0)
     rollouts = P.rollout(state, config)
     batch = P.experience(state, config, rollouts)
     wanted = [0.5 if r.ended else 0.5 - 2.0 for r in rollouts]
-    assert batch.proxy.tolist() == [3.0] * 8
+    assert batch.earned.total.tolist() == [3.0] * 8
     assert batch.scores.tolist() == wanted
     # γ = 1: the return of the first token is λ-weighted; at λ = 1 it is the score, for KL is 0 at the start
     batch = P.experience(state, replace(config, lam=1.0), rollouts)
     assert batch.returns[:, 0].tolist() == pytest.approx(wanted, abs=1e-4)
 
 
-@pytest.mark.parametrize(("function", "words"), [
-    (lambda p, c: 1 / 0, "raised ZeroDivisionError"),
-    (lambda p, c: [1.0], "1 rewards for 8 completions"),
-    (lambda p, c: [None] * len(c), "gave None"),
-    (lambda p, c: [float("nan")] * len(c), "gave nan"),
+@pytest.mark.parametrize(("program", "words"), [
+    (lambda p, c, row: 1 / 0, "The reward program raised ZeroDivisionError: division by zero .prompt: 'Somebody desc"),
+    (lambda p, c, row: None, "No reward applies to the prompt 'Somebody describes .*' and the completion '"),
+    (lambda p, c, row: float("nan"), "The reward program gave nan .prompt: 'Somebody describes .*', completion: '"),
+    (lambda p, c, row: "much", "The reward program gave 'much' "),
 ])  # fmt: skip
-def test_a_bad_reward_function_stops_the_run_with_the_row(base, function, words):
-    state = ppo_state(base, function=function, reward=None)
-    with pytest.raises(P.RewardError, match=words):
-        list(P.ppo(state, PPO))
+def test_a_bad_reward_stops_the_run_with_the_row(base, program, words):
+    with pytest.raises(RewardError, match=words):
+        list(P.ppo(ppo_state(base, program=program), PPO))
 
 
 def test_a_reward_of_zero_is_a_reward(base):
-    state = ppo_state(base, function=lambda p, c: [0.0] * len(c), reward=None)
+    state = ppo_state(base, program=lambda p, c, row: 0.0)
     metrics = [e.metrics for e in P.ppo(state, PPO) if isinstance(e, Updated)]
     assert [m["reward"] for m in metrics] == [0.0] * 3
 

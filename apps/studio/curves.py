@@ -229,9 +229,11 @@ def live_values(info: RunInfo, follower: Follower) -> list[dict[str, Any]]:
     if cls is None:
         return []
     edited = {e.name: e.new for e in follower.edits}
-    return [{"name": s.name, "help": s.help, "unit": s.unit, "low": s.low, "high": s.high,
-             "value": edited.get(s.name, info.manifest.settings.get(s.name, s.default))}
-            for s in live_settings(cls).values()]  # fmt: skip
+    now = {
+        name: edited.get(name, info.manifest.settings.get(name, s.default)) for name, s in live_settings(cls).items()
+    }
+    return [{"name": s.name, "help": s.help, "unit": s.unit, "low": s.low, "high": s.high, "value": now[s.name]}
+            for s in live_settings(cls).values() if now[s.name] is not None]  # fmt: skip
 
 
 def _entry(info: RunInfo, colour: str) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from lab import figures
 from lab.client import EngineClient, find_engine
 from lab.follow import Follower
 from lab.notebook.bench import Scoreboard, SideBySide, Workbench
+from lab.notebook.exercise import Case, Marks, check
+from lab.notebook.knobs import Knob, Turned, turn
 from lab.notebook.live import LiveRun, front_end
 from lab.notebook.predict import Verdict, check_branch, check_change
 from lab.runs import Run
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 
     from lab.session import Session
 
-__all__ = ["LiveRun", "Scoreboard", "SideBySide", "Verdict", "Workbench", "check_branch", "check_change",
-           "front_end", "frontier", "play", "watch"]  # fmt: skip
+__all__ = ["Case", "Knob", "LiveRun", "Marks", "Scoreboard", "SideBySide", "Turned", "Verdict", "Workbench", "check",
+           "check_branch", "check_change", "front_end", "frontier", "play", "turn", "watch"]  # fmt: skip
 
 
 def watch(run: Session | Run | Path | str, *, block: bool | None = None) -> LiveRun:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import atexit
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lab.events import Sample
 from lab.notebook import cards
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from lab.feedback.annotate import Comparisons
     from lab.records import Prompt
     from lab.runs import Run
+
+T = TypeVar("T")
 
 _OPEN: dict[Path, Workbench] = {}
 """The one workbench of each directory in this kernel."""
@@ -45,27 +48,34 @@ class SideBySide:
 
 @dataclass(frozen=True)
 class Scoreboard:
-    """Roles measured on held-out prompts, one line each, with 95 % intervals over the prompts."""
+    """Roles measured on held-out prompts, one line each, with 95 % intervals over the prompts.
+
+    `judged`: whether a reward model scored the answers too.
+    """
 
     rows: tuple[Row, ...]
+    judged: bool = True
 
     def __getitem__(self, role: str) -> Row:
         return next(row for row in self.rows if row.role == role)
 
     def _repr_html_(self) -> str:
-        head = ("", "true score", "reward (proxy)", "KL to SFT", "length", "ended", "win rate against SFT")
+        proxy = ("reward (proxy)",) if self.judged else ()
+        head = ("", "true score", *proxy, "KL to SFT", "length", "ended", "win rate against SFT")
         body = []
         for r in self.rows:
             w, g = r.win_rate, r.gold
             win = "–" if w is None else f"{w.mean:.0%} [{w.low:.0%}, {w.high:.0%}]"
             gold = f"<b>{g.mean:+.2f}</b> [{g.low:+.2f}, {g.high:+.2f}]"
-            figures = (f"{r.proxy.mean:+.2f}", f"{r.kl.mean:.2f}", f"{r.length:.1f}", f"{r.ended:.0%}")
-            body.append((f"<b>{escape(r.role)}</b>", gold, *figures, win))
+            score = (f"{r.proxy.mean:+.2f}",) if self.judged else ()
+            figures = (f"{r.kl.mean:.2f}", f"{r.length:.1f}", f"{r.ended:.0%}")
+            body.append((f"<b>{escape(r.role)}</b>", gold, *score, *figures, win))
         return cards.table(head, body, f"On {self.rows[0].gold.n} prompts that no stage has seen")
 
     def __repr__(self) -> str:
-        return "\n".join(f"{r.role:>6}  true score {r.gold.mean:+.2f} [{r.gold.low:+.2f}, {r.gold.high:+.2f}]  reward "
-                         f"{r.proxy.mean:+.2f}  KL {r.kl.mean:.2f}" for r in self.rows)  # fmt: skip
+        return "\n".join(f"{r.role:>6}  true score {r.gold.mean:+.2f} [{r.gold.low:+.2f}, {r.gold.high:+.2f}]  "
+                         + (f"reward {r.proxy.mean:+.2f}  " if self.judged else "") + f"KL {r.kl.mean:.2f}"
+                         for r in self.rows)  # fmt: skip
 
 
 class Workbench:
@@ -120,16 +130,19 @@ class Workbench:
         name: str = "",
         title: str = "",
         probes: Sequence[str] | None = None,
+        rewards: Sequence[str] = (),
     ) -> Run:
         """A new run; nothing is played yet.
 
         `starts` names what each part begins as, a run (its last checkpoint) or "run@step": {"policy": sft,
-        "reward": judge} for PPO. `probes` are asked at intervals (None: the tiny world's own twelve).
+        "reward": judge} for PPO. `probes` are asked at intervals (None: the tiny world's own twelve). `rewards` are
+        what a completion earns where no reward model says it: verifiers ("number"), or "path/to/file.py:function".
         """
         from lab import launch, tiny
 
         asked = tuple(probes) if probes is not None else tiny.PROBES if self.world == "tiny" else ()
-        setup = launch.Setup(self.base.source, self.base.bits, adapter=self.adapter, world=self.world, probes=asked)
+        setup = launch.Setup(self.base.source, self.base.bits, adapter=self.adapter, world=self.world, probes=asked,
+                             rewards=tuple(rewards))  # fmt: skip
         found = {part: launch.find_role(self.root, self._name(start)) for part, start in (starts or {}).items()}
         return launch.new_run(self.root, method, config, setup, records,
                               {part: folder for part, (folder, _) in found.items()}, name=name, title=title,
@@ -181,9 +194,18 @@ class Workbench:
             max_new_tokens=tiny.MAX_NEW_TOKENS, seed=seed, per_prompt=per_prompt)).result()  # fmt: skip
 
     def measure(
-        self, roles: Mapping[str, Run | str], *, reward: Run | str, reference: str = "SFT", n: int = 300, seed: int = 1
+        self,
+        roles: Mapping[str, Run | str],
+        *,
+        reward: Run | str | None = None,
+        reference: str = "SFT",
+        n: int = 300,
+        seed: int = 1,
     ) -> Scoreboard:
-        """The roles on `n` held-out prompts of the tiny world; KL and wins are against `reference`, a shown name."""
+        """The roles on `n` held-out prompts of the tiny world; KL and wins are against `reference`, a shown name.
+
+        `reward` is the reward model that scores the answers too, where there is one.
+        """
         from lab import tiny
         from lab.evaluate.table import compare_roles
 
@@ -191,11 +213,19 @@ class Workbench:
 
         def call() -> list[Row]:
             names = {shown: self.desk.role(self._name(role)) for shown, role in roles.items()}
-            return compare_roles(self.base, prompts, names, tiny.gold, reward=self.desk.role(self._name(reward)),
-                                 reference=names[reference], against=reference, max_new_tokens=tiny.MAX_NEW_TOKENS,
-                                 seed=seed)  # fmt: skip
+            with self._judge(reward) as judge:
+                return compare_roles(self.base, prompts, names, tiny.gold, reward=judge, reference=names[reference],
+                                     against=reference, max_new_tokens=tiny.MAX_NEW_TOKENS, seed=seed)  # fmt: skip
 
-        return Scoreboard(tuple(self.engine.worker.submit(call).result()))
+        return Scoreboard(tuple(self.call(call)), judged=reward is not None)
+
+    def role(self, run: Run | str) -> str:
+        """The role on `base` that a run has trained, loaded if it is not there; for functions that take a base."""
+        return self.call(lambda: self.desk.role(self._name(run)))
+
+    def call(self, work: Callable[[], T]) -> T:
+        """What `work` gives back, done in the worker thread: whatever touches `base` belongs there."""
+        return self.engine.worker.submit(work).result()
 
     def close(self) -> None:
         """Stops the runs with checkpoints and lets go of the model."""
@@ -233,6 +263,20 @@ class Workbench:
         known = describe(self.base, rollouts, gold, reward=self.desk.reward(), temperature=temperature)
         n = len(asked)
         return SideBySide(asked, {shown: known[i * n : (i + 1) * n] for i, shown in enumerate(names)})
+
+    @contextmanager
+    def _judge(self, reward: Run | str | None) -> Iterator[str]:
+        """The reward model's role; without one, a role whose head scores 0 for the time being."""
+        if reward is not None:
+            yield self.desk.role(self._name(reward))
+            return
+        blank = "measure-blank"
+        self.base.add_role(blank)
+        self.base.add_head(blank)
+        try:
+            yield blank
+        finally:
+            self.base.drop(blank)
 
     @staticmethod
     def _name(run: Run | str) -> str:

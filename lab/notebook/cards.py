@@ -13,6 +13,7 @@ from typing import Any
 from lab import reading
 from lab.events import Checked, Sample
 from lab.follow import Follower
+from lab.metrics import HEADLINES
 from lab.runs import Status
 
 INK = "var(--jp-ui-font-color1, #1d2029)"
@@ -24,13 +25,6 @@ STATES = {"running": GOOD, "finished": ACCENT, "paused": WARN, "starting": FAINT
 LEVELS = {"good": GOOD, "warn": WARN, "bad": BAD}
 DIFF = {"same": "{}", "added": f'<ins style="text-decoration:none;color:{GOOD};font-weight:600">{{}}</ins>',
         "removed": f'<del style="color:{BAD};opacity:.7">{{}}</del>'}  # fmt: skip
-
-FIGURES = {
-    "sft": ("loss", "eval_loss", "token_accuracy"),
-    "reward": ("loss", "accuracy", "eval_accuracy", "gold_accuracy"),
-    "ppo": ("reward", "gold", "kl", "length", "ended"),
-}
-"""The figures in the status line of each method."""
 
 
 def number(x: float | None, sign: bool = False) -> str:
@@ -61,7 +55,7 @@ def status_line(follower: Follower, status: Status) -> str:
     wish = f" · will {status.wanted} after this step" if status.wanted in ("pause", "stop") else ""
     figures = " &nbsp; ".join(
         f"{escape(name.replace('_', ' '))} <b>{number(value)}</b>"
-        for name, value in latest(follower, FIGURES.get(follower.method, ())).items()
+        for name, value in latest(follower, HEADLINES.get(follower.method, ())).items()
     )
     said = follower.done.sentence if follower.done and shown in ("stopped", "failed") else status.error
     lost = "its process is gone; play it to go on from the last checkpoint" if shown == "lost" else ""

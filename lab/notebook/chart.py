@@ -8,20 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from lab import figures
 from lab.follow import Follower
+from lab.metrics import GROUPS, NOISY, PANELS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-PANELS = {
-    "sft": ("loss", "token_accuracy"),
-    "reward": ("loss", "accuracy", "margin"),
-    "ppo": ("reward", "kl", "length", "entropy", "ended", "clip_fraction"),
-}
-"""The first metric of each pair of axes, by method; other methods show the first six groups they log."""
-
 COLUMNS = 3
-SMOOTHING = {"ppo": 0.6}
-"""How much of the past a smooth value holds, for the methods whose steps are noisy."""
 
 
 def panels(follower: Follower) -> tuple[figures.Group, ...]:
@@ -29,7 +21,7 @@ def panels(follower: Follower) -> tuple[figures.Group, ...]:
     leading = PANELS.get(follower.method)
     if leading is None:
         return tuple(figures.groups([follower])[:6])
-    return tuple(g for g in figures.GROUPS if g.names[0] in leading)
+    return tuple(g for g in GROUPS if g.names[0] in leading)
 
 
 class Chart:
@@ -67,7 +59,7 @@ class Chart:
         return None
 
     def _traces(self, follower: Follower) -> Iterator[tuple[dict[str, Any], int]]:
-        smoothing = SMOOTHING.get(follower.method, 0.0)
+        smoothing = NOISY.get(follower.method, 0.0)
         for place, group in enumerate(self.groups):
             for trace in figures.traces(follower, group, self.colour, smoothing):
                 yield trace, place

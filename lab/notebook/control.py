@@ -90,7 +90,7 @@ class Control:
         if not prompt.strip():
             raise RunError("There is nothing to answer yet; write a prompt.")
         if self.run.manifest.method == "reward":
-            raise RunError("A reward model scores answers and gives none; sample an SFT or PPO run.")
+            raise RunError("A reward model scores answers and gives none; sample a run of a policy.")
         longest = int(self.run.manifest.settings.get("max_new_tokens", 64))
         if self.client is not None:
             return self._from_engine(prompt, temperature, seed, longest)

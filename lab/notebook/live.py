@@ -16,6 +16,7 @@ from lab import figures
 from lab.client import EngineClient
 from lab.events import Done, Sample
 from lab.follow import Follower
+from lab.metrics import HEADLINES, NOISY
 from lab.notebook import cards
 from lab.notebook.control import Control
 from lab.notebook.panel import Panel
@@ -163,7 +164,7 @@ class LiveRun:
     def figure(self) -> go.Figure:
         """The curves as they are now, as a plain figure that no longer changes."""
         self.refresh()
-        return figures.curves([self.follower], smoothing=0.6 if self.run.manifest.method == "ppo" else 0.0)
+        return figures.curves([self.follower], smoothing=NOISY.get(self.run.manifest.method, 0.0))
 
     def refresh(self) -> bool:
         """Reads and shows what is new; False once the run has ended and all of it is shown."""
@@ -257,7 +258,7 @@ class LiveRun:
             return
         self._printed = tenth
         figures_ = "  ".join(f"{name} {cards.number(value)}" for name, value in cards.latest(
-            self.follower, cards.FIGURES.get(self.follower.method, ())).items())  # fmt: skip
+            self.follower, HEADLINES.get(self.follower.method, ())).items())  # fmt: skip
         left = cards.duration(s.eta_s) if s.state == "running" else s.shown
         print(f"{self.run.id}  step {s.step}/{s.total}  {figures_}  {left}", flush=True)
 

@@ -11,6 +11,14 @@ adds up `weighted_sum`, so that the way an update is split into passes changes n
 - `advantages`  from a score per completion to rewards, advantages and returns per token
 - `kl`          estimators of the distance to the reference; the controller of its weight
 
+These are imported from here. What belongs to one family of methods is imported from its own file:
+
+- `preference`  every objective for pairs by name, from `margins`, `divergences`, `anchors`, `reference_free`
+- `unpaired`    KTO and BCO
+- `group`       advantages from a group of completions; `surrogate`: policy losses of one signature; `variants`: recipes
+- `online`      XPO and Nash-MD; `selection`: best-of-n, rejection sampling, pass@k
+- `ranking`     K-wise and Plackett–Luce; `ensemble`: several reward models as one; `process`: steps of a solution
+
 Shapes: B rows, T tokens (right-padded), V vocabulary, H hidden. Masks are True where a token counts.
 """
 

@@ -13,7 +13,7 @@ from lab.tiny import answers
 from lab.tiny.answers import FILLERS, FLATTERY, bad, decorate, fact, ideal, pick, sentence
 from lab.tiny.facts import ANIMALS, CAPITALS, COUNTS, DANGEROUS, HARMS, HOW_TO, LOOKALIKES
 from lab.tiny.judge import reading
-from lab.tiny.questions import FAMILIES, OPENERS, RED_TEAM, SLOTS, TEMPLATES, Question, every_question, write
+from lab.tiny.questions import FAMILIES, OPENERS, RED_TEAM, SLOTS, TEMPLATES, Question, every_question, read, write
 
 COMPLAINT = "No, that is wrong."
 SYSTEM = "You are a helpful assistant."
@@ -164,7 +164,16 @@ def _draw(held_out: bool, n: int | None, seed: int) -> list[PromptRow]:
 
 
 def _rows(prompts: list[str]) -> list[PromptRow]:
-    return [PromptRow((Message("user", p),), row) for row, p in enumerate(prompts)]
+    return [PromptRow((Message("user", p),), row, _columns(p)) for row, p in enumerate(prompts)]
+
+
+def _columns(prompt: str) -> dict[str, str]:
+    """The question's family and, where one word or number decides, the answer that a verifier can check."""
+    question = read(prompt)
+    if question is None:
+        return {}
+    checked = question.family in ("capital", "animal", "sum")
+    return {"family": question.family} | ({"answer": fact(question)} if checked else {})
 
 
 def _shuffled(items: tuple[str, ...] | list[str], random: Random) -> list[str]:

@@ -5,11 +5,15 @@
     L = mean_t max(−A ρ, −A clip(ρ, 1 − ε, 1 + ε)) + c_v · mean_t ½ max((V − R)², (clip(V, V_old ± ε_v) − R)²)
 
 Four roles live on one base. The policy and the value are trained, each with its own adapter; the reference is a frozen
-copy of the policy's start, the reward a frozen reward model (or a function of texts). All four score a completion in
+copy of the policy's start, the reward a frozen reward model (or an ensemble, or programs). They score a completion in
 one pass, and policy and value learn in one pass with one backward.
 
 Old log-probabilities come from the training forward, never from the sampler. Each step samples with a generator seeded
 by (run seed, step), so that looking at a run does not change it.
+
+When to use: With a reward model (or any reward) and the wish to see every part of the classic pipeline, or when the
+credit of single tokens matters. Of all methods it has the most to set and to watch, and a reward that is not the true
+one is exploited if the KL weight is small.
 
 Source: Ziegler et al. 2019; Ouyang et al. 2022 (InstructGPT); details after Huang et al. 2024, "The N+
 Implementation Details of RLHF with PPO".
@@ -18,7 +22,7 @@ Implementation Details of RLHF with PPO".
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -27,8 +31,10 @@ from torch import Tensor
 
 from lab.base import SharedBase
 from lab.config import PPOConfig
-from lab.data import TokenPrompt, batch_at, encode_prompts
+from lab.data import batch_at
+from lab.encode import TokenPrompt, encode_prompts
 from lab.events import Checked, Event, Probed, Progress, Skipped, Started, Updated
+from lab.feedback.rewards import Earned, Rewards
 from lab.learner import Learner, apply_gradients, finite, learning_rate
 from lab.objectives import (
     adapt,
@@ -55,22 +61,15 @@ from lab.records import PromptRow, Rollout, prompt_text
 from lab.sample import sample
 from lab.score import score, token_scores, token_values
 
-RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
-"""(prompts, completions) -> one reward each."""
-
-
-class RewardError(RuntimeError):
-    """A reward function that raised, or gave back something other than one finite number for each completion."""
-
 
 @dataclass
 class PPOState(Learner):
-    """State of a PPO run. `function` stands in for the reward role where the reward is a program."""
+    """State of a PPO run."""
 
     prompts: Sequence[TokenPrompt] = ()
     skipped: Sequence[Skipped] = ()
     probes: Probes = field(default_factory=Probes)
-    function: RewardFunction | None = None
+    rewards: Rewards | None = None
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,10 @@ class Batch:
     """
 
     rollouts: list[Rollout]
+    earned: Earned
     old: Tensor
     reference: Tensor
     values: Tensor
-    proxy: Tensor
     scores: Tensor
     advantages: Tensor
     returns: Tensor
@@ -98,30 +97,28 @@ def start(
     base: SharedBase,
     prompts: Sequence[PromptRow],
     config: PPOConfig,
+    rewards: Rewards,
     *,
     policy: str = "policy",
-    reward: str | None = "reward",
-    function: RewardFunction | None = None,
     prefix: str = "",
     probes: Probes | None = None,
 ) -> PPOState:
     """A state at step 0: the policy's role is on the base already and becomes its own frozen reference.
 
-    The value starts as a copy of the reward model (its head reads the same numbers), or, with a reward function, as a
-    copy of the policy with a zero head.
+    The value starts as a copy of the (first) reward model, whose head reads the same numbers, or, where every reward is
+    a program, as a copy of the policy with a zero head.
     """
     room = base.window - config.max_new_tokens
     encoded = encode_prompts(base.chat, prompts, room)
     names = {"policy": policy, "value": f"{prefix}value", "reference": f"{prefix}reference"}
     base.fork(policy, names["reference"], head=False)
-    base.fork(reward if function is None and reward else policy, names["value"])
+    base.fork(rewards.roles[0] if rewards.roles else policy, names["value"])
     if not base.role(names["value"]).head:
         base.add_head(names["value"])
-    if function is None and reward:
-        names["reward"] = reward
+    names |= {f"reward-{i}" if i else "reward": role for i, role in enumerate(rewards.roles)}
     return PPOState(base, names, ("policy", "value"), config.steps, numbers={"beta": config.kl, "updates": 0.0},
                     prompts=encoded.some(), skipped=encoded.events(), probes=probes or Probes(),
-                    function=function)  # fmt: skip
+                    rewards=rewards)  # fmt: skip
 
 
 def ppo(state: PPOState, config: PPOConfig) -> Iterator[Event]:
@@ -154,13 +151,17 @@ def ppo(state: PPOState, config: PPOConfig) -> Iterator[Event]:
             yield _probed(state)
 
 
+def asked(state: PPOState, config: PPOConfig) -> list[TokenPrompt]:
+    """The prompts of the step."""
+    n = config.batch // config.per_prompt
+    return [state.prompts[i] for i in batch_at(state.step, len(state.prompts), n, config.seed)]
+
+
 def rollout(state: PPOState, config: PPOConfig) -> list[Rollout]:
     """Samples `per_prompt` completions of each of the step's prompts from the policy as it is now."""
-    n = config.batch // config.per_prompt
-    prompts = [state.prompts[i].prompt for i in batch_at(state.step, len(state.prompts), n, config.seed)]
     return sample(
         state.base,
-        prompts,
+        [p.prompt for p in asked(state, config)],
         (state.roles["policy"],),
         temperature=config.temperature,
         max_new_tokens=config.max_new_tokens,
@@ -170,15 +171,17 @@ def rollout(state: PPOState, config: PPOConfig) -> list[Rollout]:
 
 
 def experience(state: PPOState, config: PPOConfig, rollouts: list[Rollout]) -> Batch:
-    """Scores the rollouts under all four roles in one pass, and gives every token its credit."""
+    """Scores the rollouts under all roles in one pass, and gives every token its credit."""
+    assert state.rewards is not None
     pairs = [(r.prompt_ids, r.completion_ids) for r in rollouts]
     want = {state.roles["policy"]: "logprobs", state.roles["reference"]: "logprobs", state.roles["value"]: "values"}
-    if "reward" in state.roles:
-        want[state.roles["reward"]] = "reward"
+    want |= dict.fromkeys(state.rewards.roles, "reward")
     known = score(state.base, pairs, want, config.temperature, config.tokens_per_pass)
     old, reference, values = (known[state.roles[name]] for name in ("policy", "reference", "value"))
     device = old.device
-    proxy = known[state.roles["reward"]] if "reward" in state.roles else _ask(state, rollouts).to(device)
+    rows = asked(state, config) if state.rewards.reads_rows else []
+    earned = state.rewards.earn(rollouts, [p.columns for p in rows for _ in range(config.per_prompt)], known)
+    proxy = earned.total.to(device)
     lengths = torch.tensor([len(r.completion_ids) for r in rollouts], device=device)
     ended = torch.tensor([r.ended for r in rollouts], device=device)
     mask = length_mask(lengths, old.shape[1])
@@ -190,7 +193,7 @@ def experience(state: PPOState, config: PPOConfig, rollouts: list[Rollout]) -> B
     credit = gae(rewards, values, lengths, config.gamma, config.lam)
     kept = kept_rows(ended, config.truncated)
     advantages = whiten(credit.advantages, mask & kept[:, None])
-    return Batch(rollouts, old, reference, values, proxy, scores, advantages, credit.returns, mask, kept, lengths)
+    return Batch(rollouts, earned, old, reference, values, scores, advantages, credit.returns, mask, kept, lengths)
 
 
 def learn(state: PPOState, config: PPOConfig, batch: Batch) -> dict[str, float]:
@@ -255,13 +258,14 @@ def describe(state: PPOState, config: PPOConfig, batch: Batch) -> dict[str, floa
     """Figures of the step's completions: rewards, KL to the reference (summed per completion), lengths, ends."""
     mask, n = batch.mask, len(batch.rollouts)
     kl = k1(batch.old, batch.reference, mask).sum(1)
-    out = {"reward": float(batch.proxy.mean()), "reward_se": _se(batch.proxy), "score": float(batch.scores.mean()),
+    proxy = batch.earned.total
+    out = {"reward": float(proxy.mean()), "reward_se": _se(proxy), "score": float(batch.scores.mean()),
            "kl": float(kl.mean()), "kl_se": _se(kl),
            "kl_k3": float(k3(batch.old, batch.reference, mask).sum(1).mean()),
            "length": float(batch.lengths.float().mean()), "ended": sum(r.ended for r in batch.rollouts) / n,
            "beta": state.numbers["beta"],
            "explained_variance": float(explained_variance(batch.values, batch.returns, mask)),
-           "sampler_gap": _sampler_gap(batch), "kl_max": float(kl.abs().max())}  # fmt: skip
+           "sampler_gap": _sampler_gap(batch), "kl_max": float(kl.abs().max())} | batch.earned.figures()  # fmt: skip
     if state.probes.gold is not None:
         gold = torch.tensor([state.probes.gold(prompt_text(r.prompt), r.completion, r.ended).score
                              for r in batch.rollouts])  # fmt: skip
@@ -292,31 +296,6 @@ def checks(
     want = step * config.epochs * config.minibatches
     yield Checked(step, "updates", state.numbers["updates"] == want, state.numbers["updates"], want,
                   "optimizer updates = steps × passes × minibatches")  # fmt: skip
-
-
-def _ask(state: PPOState, rollouts: list[Rollout]) -> Tensor:
-    """The rewards of a reward function, one finite number a completion, or RewardError with the row at fault."""
-    assert state.function is not None
-    prompts, completions = [prompt_text(r.prompt) for r in rollouts], [r.completion for r in rollouts]
-    try:
-        rewards = list(state.function(prompts, completions))
-    except Exception as error:
-        raise RewardError(
-            f"The reward function raised {type(error).__name__}: {error} (first prompt: {prompts[0]!r}, "
-            f"completion: {completions[0]!r})."
-        ) from error
-    if len(rewards) != len(completions):
-        raise RewardError(
-            f"The reward function gave {len(rewards)} rewards for {len(completions)} completions; "
-            "it must give one for each, in order."
-        )
-    for prompt, completion, value in zip(prompts, completions, rewards, strict=True):
-        if value is None or not np.isfinite(value):
-            raise RewardError(
-                f"The reward function gave {value!r} for the prompt {prompt!r} and the completion "
-                f"{completion!r}; it must give a finite number (0.0 is one)."
-            )
-    return torch.tensor(rewards, dtype=torch.float32)
 
 
 def _sampler_gap(batch: Batch) -> float:

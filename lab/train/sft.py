@@ -4,6 +4,9 @@
 
 m is True on the assistant's words and the end token after them, never on the prompt. Rows are packed without padding.
 
+When to use: First, always: it teaches the form of an answer, and every other method starts from what it can say. It
+learns the demonstrations as they are, mistakes included, and nothing about what would have been worse.
+
 Source: Ouyang et al. 2022 (InstructGPT), section 3.5; with low-rank adapters on a 4-bit base: Dettmers et al. 2023.
 """
 
@@ -17,7 +20,8 @@ import torch
 
 from lab.base import SharedBase
 from lab.config import Adapter, SFTConfig
-from lab.data import TokenRow, batch_at, encode_demonstrations, split, updates_in
+from lab.data import batch_at, split, updates_in
+from lab.encode import TokenRow, encode_demonstrations
 from lab.events import Checked, Evaluated, Event, Probed, Progress, Skipped, Started, Updated
 from lab.learner import Learner, apply_gradients, finite, learning_rate
 from lab.objectives import nll, token_weights, weighted_sum

@@ -1,110 +1,10 @@
-"""The settings of every method: one frozen dataclass each, one sentence with its unit under each field.
-
-The same dataclass draws the terminal's flags, the Studio's controls and the README's table. Contradictions are
-refused where the value is made, with the reason. A setting marked `live` may be edited while a run is paused or plays.
-"""
+"""Settings of the classic pipeline: supervised fine-tuning, the reward model, proximal policy optimisation."""
 
 from __future__ import annotations
 
-import math
-import typing
-from collections.abc import Iterator
-from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
 
-
-class ConfigError(ValueError):
-    """A setting that cannot work, with the reason and what to do."""
-
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    unit: str = "",
-    live: bool = False,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] = (),
-) -> Any:
-    """A field with its meaning, unit, range (`low` ≤ value ≤ `high`) and whether it may change during a run."""
-    meta = {"help": help, "unit": unit, "live": live, "low": low, "high": high, "choices": choices}
-    return field(default=default, metadata=meta)
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One field of a config, as a form or a flag needs it."""
-
-    name: str
-    kind: type
-    default: Any
-    help: str
-    unit: str
-    live: bool
-    low: float | None
-    high: float | None
-    choices: tuple[str, ...]
-
-
-def settings(cls: type) -> Iterator[Setting]:
-    """Every field of a config class, in order."""
-    hints = typing.get_type_hints(cls)
-    for f in fields(cls):
-        m = f.metadata
-        yield Setting(
-            f.name,
-            hints[f.name],
-            _default(f),
-            m.get("help", ""),
-            m.get("unit", ""),
-            m.get("live", False),
-            m.get("low"),
-            m.get("high"),
-            m.get("choices", ()),
-        )
-
-
-def live_settings(cls: type) -> dict[str, Setting]:
-    """The settings that may be edited while the run goes on."""
-    return {s.name: s for s in settings(cls) if s.live}
-
-
-def _default(f: Field) -> Any:
-    return f.default if f.default is not MISSING else None
-
-
-KINDS: dict[type, tuple[tuple[type, ...], str]] = {
-    int: ((int,), "a whole number"),
-    float: ((int, float), "a number"),
-    bool: ((bool,), "True or False"),
-    str: ((str,), "text"),
-}
-"""The types of settings: what each accepts, and what it is called."""
-
-
-def check(config: Any) -> None:
-    """Refuses values of another type, outside their range or choices; every config calls it in `__post_init__`."""
-    for s in settings(type(config)):
-        value = getattr(config, s.name)
-        if s.choices and value not in s.choices:
-            raise ConfigError(f"{s.name} is {value!r}; choose one of {', '.join(s.choices)}.")
-        accepted, words = KINDS[s.kind]
-        if not isinstance(value, accepted) or isinstance(value, bool) != (s.kind is bool):
-            raise ConfigError(f"{s.name} is {value!r}; it must be {words}.")
-        if isinstance(value, (bool, str)):
-            continue
-        if not math.isfinite(value):
-            raise ConfigError(f"{s.name} is {value}; it must be a finite number.")
-        if (s.low is not None and value < s.low) or (s.high is not None and value > s.high):
-            raise ConfigError(f"{s.name} is {value:g}; it must lie in [{_edge(s.low, '−∞')}, {_edge(s.high, '∞')}].")
-
-
-def _edge(x: float | None, infinity: str) -> str:
-    return infinity if x is None else f"{x:g}"
-
-
-SCHEDULES = ("constant", "linear", "cosine")
+from lab.config.setting import SCHEDULES, ConfigError, check, setting
 
 
 @dataclass(frozen=True)
@@ -155,7 +55,18 @@ class RewardConfig:
     lr: float = setting(1e-4, "peak learning rate of the adapter", live=True, low=0)
     head_lr: float = setting(1e-4, "peak learning rate of the reward head", live=True, low=0)
     epochs: float = setting(1.0, "passes over the data", unit="passes", low=0)
-    batch: int = setting(32, "pairs per optimizer update", unit="pairs", low=1)
+    batch: int = setting(
+        32, "pairs, prompts or rankings per optimizer update, as the objective says", unit="elements", low=1
+    )
+    objective: str = setting(
+        "bradley_terry",
+        "pairs one by one, all pairs of a prompt as one element, or the whole order of a prompt's completions",
+        choices=("bradley_terry", "kwise", "plackett_luce"),
+    )
+    members: int = setting(
+        1, "reward models trained side by side, each on an order of its own of the data: an ensemble", low=1, high=16
+    )
+    smoothing: float = setting(0.0, "share of the labels believed to be flipped", low=0, high=0.5)
     centring: float = setting(0.01, "weight of (r_chosen + r_rejected)², which keeps rewards near zero", low=0)
     max_length: int = setting(
         1024, "longest prompt with completion; longer pairs are dropped and counted", unit="tokens", low=2
@@ -180,6 +91,9 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.smoothing and self.objective == "plackett_luce":
+            raise ConfigError("smoothing is given, but the likelihood of an order knows no flipped labels; choose the "
+                              "objective bradley_terry or kwise.")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -224,6 +138,12 @@ class PPOConfig:
         10.0, "rewards are clipped to ± this after standardising (0: no clip)", unit="reward", low=0
     )
     whiten_rewards: bool = setting(False, "give the per-token rewards unit spread, keeping their mean")
+    ensemble: str = setting(
+        "mean",
+        "how the members of an ensemble of reward models are read: their mean, the worst, or mean − doubt · variance",
+        choices=("mean", "worst", "uncertainty"),
+    )
+    doubt: float = setting(0.1, "weight of an ensemble's variance", unit="per unit of reward", low=0)
     max_grad_norm: float = setting(1.0, "gradients of each role are scaled down to this norm", low=0, live=True)
     adam_eps: float = setting(1e-5, "ε of Adam", low=0)
     warmup: float = setting(0.0, "share of the updates in which the learning rates rise from 0", low=0, high=1)
@@ -242,6 +162,3 @@ class PPOConfig:
             )
         if self.batch % self.minibatches:
             raise ConfigError(f"batch ({self.batch}) must be a multiple of minibatches ({self.minibatches}).")
-
-
-CONFIGS: dict[str, type] = {"sft": SFTConfig, "reward": RewardConfig, "ppo": PPOConfig}
