@@ -7,6 +7,8 @@ log-normal length. Measured, each on its own, so that one failure leaves the res
     sft        updates: real tokens/s, peak bytes; NF4 and dense copy, with and without checkpointing, 2k and 8k a pass
     plain      the same rows through transformers + PEFT, padded: the loop TRL's trainers come down to
     reward     updates on pairs that share their prompts
+    dpo, kto   the reference's scores and one update, on pairs and on single rows; peak of DPO over that of SFT
+    grpo       scoring under a reference and one update on given groups of completions that share their prompts
     ppo        four-role scoring and one update of policy and value on given completions; peak over that of SFT
     rollout    tokens/s of 64 prompts with ragged ends, NF4 and dense; transformers generate on NF4 + PEFT beside it
     agreement  mean gap of log-probabilities between sampler and trainer, NF4 and dense
@@ -32,7 +34,7 @@ import click
 import torch
 
 from benchmarks import models, phases
-from benchmarks.models import CONFIGS, random_base, random_model, random_pairs, random_rows
+from benchmarks.models import CONFIGS, random_base, random_groups, random_model, random_pairs, random_rows
 from lab.config import Adapter
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,6 +113,8 @@ def training(clock: Clock, name: str, shape: dict[str, int]) -> Iterator[tuple[s
     vocabulary = CONFIGS[name]["vocab_size"]
     rows = random_rows(shape["rows"], vocabulary, shape["prompt"], shape["completion"], shape["longest"])
     pairs = random_pairs(shape["rows"] // 2, vocabulary, shape["prompt"], shape["completion"], shape["longest"])
+    groups = random_groups(shape["rows"], vocabulary, shape["prompt"], shape["completion"], shape["longest"],
+                           shape["group"])  # fmt: skip
     held: dict[str, Any] = {}
 
     def base(dense: bool, every: int = 0) -> Any:
@@ -128,7 +132,8 @@ def training(clock: Clock, name: str, shape: dict[str, int]) -> Iterator[tuple[s
 
     few, many = shape["pass"] // 4, shape["pass"]
     for what, data, make in (("sft", rows, phases.sft_phase), ("reward", pairs, phases.reward_phase),
-                             ("ppo", rows, phases.ppo_phase)):  # fmt: skip
+                             ("ppo", rows, phases.ppo_phase), ("dpo", pairs, phases.preference_phase),
+                             ("kto", rows, phases.unpaired_phase), ("grpo", groups, phases.group_phase)):  # fmt: skip
         yield f"{what} nf4 {many} tokens a pass", lambda m=make, d=data: phase(m, d, many)
         yield f"{what} dense {many} tokens a pass", lambda m=make, d=data: phase(m, d, many, dense=True)
     yield f"sft nf4 {many} tokens a pass, checkpointing", lambda: phase(phases.sft_phase, rows, many, every=1)
@@ -237,10 +242,9 @@ def ratios(rows: dict[str, dict[str, Any]], tokens: int) -> dict[str, float]:
         x, y = rows.get(a, {}).get(key), rows.get(b, {}).get(key)
         return None if x is None or not y else x / y
 
-    memory = None
-    sft, ppo = (rows.get(f"{what} nf4 {tokens} tokens a pass", {}) for what in ("sft", "ppo"))
-    if "peak_bytes" in sft and "peak_bytes" in ppo:
-        memory = ppo["peak_bytes"] / sft["peak_bytes"]
+    def over_sft(what: str, key: str) -> float | None:
+        return of(f"{what} nf4 {tokens} tokens a pass", f"sft nf4 {tokens} tokens a pass", key)
+
     found = {
         "sft over plain, tokens/s": of(f"sft nf4 {tokens} tokens a pass", "plain sft nf4, padded", "tokens_per_s"),
         "dense over nf4, sft tokens/s": of(f"sft dense {tokens} tokens a pass", f"sft nf4 {tokens} tokens a pass",
@@ -248,10 +252,11 @@ def ratios(rows: dict[str, dict[str, Any]], tokens: int) -> dict[str, float]:
         "rollout dense over nf4, tokens/s": of("rollout dense", "rollout nf4", "tokens_per_s"),
         "rollout dense over generate, tokens/s": of("rollout dense", "plain rollout nf4, transformers generate",
                                                     "tokens_per_s"),
-        "sft over ppo, tokens/s": of(f"sft nf4 {tokens} tokens a pass", f"ppo nf4 {tokens} tokens a pass",
-                                     "tokens_per_s"),
-        "ppo over sft, peak memory": memory,
     }  # fmt: skip
+    for what in ("ppo", "dpo", "kto", "grpo"):
+        speed = over_sft(what, "tokens_per_s")
+        found[f"sft over {what}, tokens/s"] = 1 / speed if speed else None
+    found |= {f"{what} over sft, peak memory": over_sft(what, "peak_bytes") for what in ("ppo", "dpo")}
     return {k: v for k, v in found.items() if v is not None}
 
 
@@ -266,8 +271,9 @@ def attempt(name: str, run: Callable[[], dict[str, Any]], clock: Clock) -> dict[
         return {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
 
 
-FULL = {"rows": 64, "prompt": 200, "completion": 250, "longest": 2048, "pass": 8192, "samples": 64, "new": 128}
-TINY = {"rows": 4, "prompt": 6, "completion": 8, "longest": 32, "pass": 64, "samples": 4, "new": 4}
+FULL = {"rows": 64, "prompt": 200, "completion": 250, "longest": 2048, "pass": 8192, "samples": 64, "new": 128,
+        "group": 8}  # fmt: skip
+TINY = {"rows": 4, "prompt": 6, "completion": 8, "longest": 32, "pass": 64, "samples": 4, "new": 4, "group": 2}
 
 
 @click.command()

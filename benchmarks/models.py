@@ -99,6 +99,12 @@ def random_rows(n: int, vocabulary: int, prompt: int, completion: int, longest: 
     return [TokenRow(p, c, (True,) * len(c), i) for i, (p, c) in enumerate(rows)]
 
 
+def random_groups(n: int, vocabulary: int, prompt: int, completion: int, longest: int, group: int) -> list[TokenRow]:
+    """`n` rows in which each prompt has `group` completions, one after the other."""
+    rows = random_rows(n, vocabulary, prompt, completion, longest, 3)
+    return [TokenRow(rows[i - i % group].prompt_ids, r.completion_ids, r.mask, i) for i, r in enumerate(rows)]
+
+
 def random_pairs(n: int, vocabulary: int, prompt: int, completion: int, longest: int) -> list[TokenPair]:
     """`n` pairs; both sides share their prompt."""
     chosen = random_rows(n, vocabulary, prompt, completion, longest, 1)

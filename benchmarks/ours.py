@@ -1,4 +1,7 @@
-"""This library as a contender: python -m benchmarks.ours <work> sft|reward|ppo[-4][-fixed]|rollout."""
+"""This library as a contender:
+
+python -m benchmarks.ours <work> sft|reward|dpo[-precomputed]|kto|grpo|ppo[-4][-fixed]|rollout
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,28 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.phases import groups_of
 from benchmarks.turns import Turn
-from benchmarks.work import read_facts, read_rows
+from benchmarks.work import GROUP, GROUPS, RATES, earn, given_completion, given_groups, read_facts, read_rows
 from lab.base import SharedBase
-from lab.config import PPOConfig, RewardConfig, SFTConfig
-from lab.encode import TokenPair, TokenPrompt, TokenRow
-from lab.events import Updated
+from lab.config import GroupConfig, KTOConfig, PPOConfig, PreferenceConfig, RewardConfig, SFTConfig
+from lab.data import batch_at
+from lab.encode import TokenPair, TokenPrompt, TokenRating, TokenRow
+from lab.events import Progress, Updated
 from lab.feedback.rewards import Rewards
-from lab.records import Rollout
+from lab.objectives import token_weights, weighted_sum
+from lab.records import Message, Rollout
 from lab.sample import stream
 from lab.saving import load_role
+from lab.train import group as group_story
 from lab.train import ppo as ppo_story
+from lab.train import preference as preference_story
 from lab.train import reward as reward_story
 from lab.train import sft as sft_story
+from lab.train import unpaired as unpaired_story
 
 NEVER = {"probe_every": 0, "save_every": 0}
+UNSEEN = {"eval_share": 0, "eval_every": 0, "warmup": 0} | NEVER
 
 
 def base_with(work: Path, facts: dict[str, Any], *roles: tuple[str, str, bool]) -> SharedBase:
@@ -54,20 +64,25 @@ def note_gradients(base: SharedBase, work: Path, name: str, *roles: str) -> None
     np.savez(work / f"{name}.npz", **found)
 
 
-def steps_of(events: Iterator[Any], turn: Turn) -> None:
-    """One turn for every update of a run."""
+def steps_of(events: Iterator[Any], turn: Turn, *figures: str) -> None:
+    """One turn for every update of a run, with these of its figures."""
     turn.wait()
     for event in events:
         if isinstance(event, Updated):
-            turn.done()
+            turn.done(**{name: event.metrics[name] for name in figures})
             turn.wait()
+
+
+def side(prompt: list[int], completion: list[int], row: int = -1) -> TokenRow:
+    """A prompt with a completion that counts."""
+    return TokenRow(tuple(prompt), tuple(completion), (True,) * len(completion), row)
 
 
 def sft(work: Path, turn: Turn) -> None:
     facts, rows = read_facts(work), read_rows(work)["sft"]
     base = base_with(work, facts, ("sft", "adapter", False))
-    tokens = [TokenRow(tuple(p), tuple(c), (True,) * len(c), i) for i, (p, c) in enumerate(rows)]
-    config = SFTConfig(batch=facts["batch"], eval_share=0, eval_every=0, warmup=0, **NEVER)
+    tokens = [side(p, c, i) for i, (p, c) in enumerate(rows)]
+    config = SFTConfig(lr=RATES["sft"], schedule="cosine", batch=facts["batch"], **UNSEEN)
     state = sft_story.SFTState(base, {"sft": "sft"}, ("sft",), facts["steps"], rows=tokens)
     state.own()
     weights = sft_story._weights(tokens[: config.batch])
@@ -77,41 +92,145 @@ def sft(work: Path, turn: Turn) -> None:
     note_gradients(base, work, "sft-ours", "sft")
     base.role("sft").grad.zero_()
     turn.ready(loss=float(loss.detach()))
-    steps_of(sft_story.sft(in_file_order(state, "rows", config), config), turn)
+    steps_of(sft_story.sft(in_file_order(state, "rows", config.batch), config), turn, "loss")
 
 
 def reward(work: Path, turn: Turn) -> None:
     facts, rows = read_facts(work), read_rows(work)["pairs"]
     base = base_with(work, facts, ("reward", "adapter", True))
 
-    def side(prompt: list[int], completion: list[int]) -> TokenRow:
-        return TokenRow(tuple(prompt), tuple(completion), (True,) * len(completion))
-
     pairs = [TokenPair(side(p, c), side(p, r), row=i) for i, (p, c, r) in enumerate(rows)]
-    config = RewardConfig(batch=facts["batch"], eval_share=0, eval_every=0, standardise=False, warmup=0, **NEVER)
-    state = reward_story.RewardState(base, {"reward": "reward"}, ("reward",), facts["steps"], pairs=pairs)
-    state.own()
-    c, r = reward_story._read(state, pairs[: config.batch])
-    loss = reward_story.bradley_terry(c, r, centring=config.centring).mean()
+    config = RewardConfig(lr=RATES["reward"], head_lr=RATES["reward"], schedule="cosine", batch=facts["batch"],
+                          standardise=False, **UNSEEN)  # fmt: skip
+    state = reward_story.RewardState(base, {"reward": "reward"}, ("reward",), facts["steps"],
+                                     elements=[(pair,) for pair in pairs])  # fmt: skip
+    in_file_order(state, "elements", config.batch).own()
+    batch = reward_story.draw(state, config)
+    loss = weighted_sum(*reward_story._losses(batch, reward_story._read(state, batch), config))
     loss.backward()
     note_gradients(base, work, "reward-ours", "reward")
     base.role("reward").grad.zero_()
     turn.ready(loss=float(loss.detach()))
-    steps_of(reward_story.reward(in_file_order(state, "pairs", config), config), turn)
+    steps_of(reward_story.reward(state, config), turn, "loss")
 
 
-def in_file_order(state: Any, field: str, config: Any) -> Any:
+def in_file_order(state: Any, field: str, batch: int) -> Any:
     """The state with its records moved so that the run, which visits them in its own order, meets the file's order."""
-    from lab.data import batch_at
-
     records = getattr(state, field)
     moved: list[Any] = [None] * len(records)
-    places = [i for step in range(len(records) // config.batch)
-              for i in batch_at(step, len(records), config.batch, config.seed)]  # fmt: skip
+    places = [i for step in range(len(records) // batch) for i in batch_at(step, len(records), batch, 0)]
     for place, record in zip(places, records, strict=True):
         moved[place] = record
     setattr(state, field, moved)
     return state
+
+
+def with_reference(work: Path, facts: dict[str, Any]) -> tuple[SharedBase, dict[str, str]]:
+    """A base with a policy that starts from the work's adapter, and a frozen copy of it."""
+    base = base_with(work, facts, ("policy", "adapter", False))
+    base.fork("policy", "reference", head=False)
+    return base, {"policy": "policy", "reference": "reference"}
+
+
+def dpo(work: Path, turn: Turn, reference: str = "live") -> None:
+    name = "dpo-precomputed" if reference == "precomputed" else "dpo"
+    facts, rows = read_facts(work), read_rows(work)["pairs"]
+    base, roles = with_reference(work, facts)
+    pairs = [TokenPair(side(p, c), side(p, r), row=i) for i, (p, c, r) in enumerate(rows)]
+    config = PreferenceConfig(objective="dpo", beta=0.1, reference=reference, lr=RATES[name], schedule="cosine",
+                              batch=facts["batch"], **UNSEEN)  # fmt: skip
+    state = preference_story.PreferenceState(
+        base,
+        roles,
+        ("policy",),
+        facts["steps"],
+        pairs=pairs,
+        memory={preference_story.KNOWN: torch.full((len(pairs), 2), torch.nan)},
+    )
+    in_file_order(state, "pairs", config.batch).own()
+    first = batch_at(0, len(pairs), config.batch, config.seed)
+    batch = [state.pairs[i] for i in first]
+    preference_story.remember(state, config, first)
+    known = state.memory[preference_story.KNOWN][list(first)]
+    losses = preference_story._losses(batch, preference_story._read(state, "policy", batch), known, config)
+    loss = weighted_sum(losses, preference_story._weights(batch))
+    check(loss, state, work, name, turn, preference_story.preference(state, config))
+
+
+def kto(work: Path, turn: Turn) -> None:
+    facts, rows = read_facts(work), read_rows(work)["ratings"]
+    base, roles = with_reference(work, facts)
+    ratings = [TokenRating(side(p, c), liked, i) for i, (p, c, liked) in enumerate(rows)]
+    config = KTOConfig(beta=0.1, liked_weight=1.0, disliked_weight=1.0, lr=RATES["kto"], schedule="cosine",
+                       batch=facts["batch"], **UNSEEN)  # fmt: skip
+    state = unpaired_story.UnpairedState(
+        base,
+        roles,
+        ("policy",),
+        facts["steps"],
+        ratings=ratings,
+        memory={unpaired_story.KNOWN: torch.full((len(ratings),), torch.nan)},
+    )
+    in_file_order(state, "ratings", config.batch).own()
+    first = batch_at(0, len(ratings), config.batch, config.seed)
+    batch = [state.ratings[i] for i in first]
+    unpaired_story.remember(state, config, first)
+    known = state.memory[unpaired_story.KNOWN][list(first)]
+    losses = unpaired_story._losses(state, batch, unpaired_story._read(state, "policy", batch), known,
+                                    unpaired_story.zero_point(state, batch, config), config)  # fmt: skip
+    check(losses.mean(), state, work, "kto", turn, unpaired_story.unpaired(state, config))
+
+
+def check(loss: torch.Tensor, state: Any, work: Path, name: str, turn: Turn, events: Iterator[Any]) -> None:
+    """Notes the first batch's gradients and lets the run do all that comes before its first update; then turns."""
+    loss.backward()
+    note_gradients(state.base, work, f"{name}-ours", "policy")
+    state.role("policy").grad.zero_()
+    next(e for e in events if isinstance(e, Progress) and e.phase == "updating")
+    turn.ready(loss=float(loss.detach()))
+    steps_of(events, turn, "loss")
+
+
+def grpo(work: Path, turn: Turn) -> None:
+    facts, rows = read_facts(work), read_rows(work)
+    base, roles = with_reference(work, facts)
+    config = GroupConfig(
+        variant="grpo",
+        reduction="token_mean",
+        kl_in_loss=0.04,
+        kl_estimator="k3_corrected",
+        correction="none",
+        steps=10_000,
+        prompts=GROUPS,
+        group=GROUP,
+        lr=RATES["grpo"],
+        adam_eps=1e-8,
+        max_new_tokens=facts["max_new_tokens"],
+        missing_end=0.0,
+        reward_clip=0.0,
+        **NEVER,
+    )
+    state = group_story.GroupState(base, roles, ("policy",), config.steps, numbers={"updates": 0.0, "drawn": 0.0},
+                                   prompts=asked(rows),
+                                   rewards=Rewards.program(lambda _, completion, __: earn(completion)))  # fmt: skip
+    in_file_order(state, "prompts", 1).own()
+    rollouts = [Rollout("policy", (Message("user", rows["questions"][i // GROUP]),), base.chat.decode(ids),
+                        tuple(rows["prompts"][i // GROUP]), tuple(ids), True)
+                for i, ids in enumerate(given_groups())]  # fmt: skip
+    batch = groups_of(state, config, rollouts)
+    weights = token_weights(batch.mask, "token_mean", batch.kept)
+    loss = group_story._pass(state, config, batch, torch.arange(config.batch), weights)[0]["loss"]
+    loss.backward()
+    note_gradients(base, work, "grpo-ours", "policy")
+    state.role("policy").grad.zero_()
+    turn.ready(loss=float(loss.detach()))
+    steps_of(group_story.group(state, config), turn, "length")
+
+
+def asked(rows: dict[str, Any]) -> list[TokenPrompt]:
+    """The work's prompts, as they are said and as tokens."""
+    return [TokenPrompt((Message("user", q),), tuple(p))
+            for q, p in zip(rows["questions"], rows["prompts"], strict=True)]  # fmt: skip
 
 
 def ppo(work: Path, turn: Turn, epochs: int = 1, ragged: bool = True) -> None:
@@ -122,7 +241,7 @@ def ppo(work: Path, turn: Turn, epochs: int = 1, ragged: bool = True) -> None:
     n = facts["batch"]
     config = PPOConfig(steps=10_000, batch=n, epochs=epochs, max_new_tokens=facts["max_new_tokens"], kl=0.05, clip=0.2,
                        temperature=1.0, missing_end=1.0 if ragged else 0.0, **NEVER)  # fmt: skip
-    state = _ppo_state(base, rows["prompts"], config)
+    state = _ppo_state(base, rows, config)
     check = replace(config, missing_end=0.0, reward_clip=0.0, max_grad_norm=0.0, epochs=1)
     state.own()
     batch = ppo_story.experience(state, check, fixed_completions(rows["prompts"][:n]))
@@ -133,11 +252,10 @@ def ppo(work: Path, turn: Turn, epochs: int = 1, ragged: bool = True) -> None:
     for name in ("policy", "value"):
         state.role(name).grad.zero_()
     turn.ready(policy_loss=float(losses["policy_loss"].detach()), value_loss=float(losses["value_loss"].detach()))
-    steps_of(ppo_story.ppo(state, config), turn)
+    steps_of(ppo_story.ppo(state, config), turn, "length")
 
 
-def _ppo_state(base: SharedBase, prompts: list[list[int]], config: PPOConfig) -> ppo_story.PPOState:
-    texts = [base.chat.decode(p) for p in prompts]
+def _ppo_state(base: SharedBase, rows: dict[str, Any], config: PPOConfig) -> ppo_story.PPOState:
     names = {"policy": "policy", "value": "value", "reference": "reference", "reward": "reward"}
     base.fork("policy", "reference", head=False)
     base.fork("reward", "value")
@@ -149,13 +267,13 @@ def _ppo_state(base: SharedBase, prompts: list[list[int]], config: PPOConfig) ->
         numbers={"beta": config.kl, "updates": 0.0},
         rewards=Rewards.role("reward"),
     )
-    state.prompts = [TokenPrompt(text, tuple(p)) for text, p in zip(texts, prompts, strict=True)]
+    state.prompts = asked(rows)
     return state
 
 
 def fixed_completions(prompts: list[list[int]], length: int = 8) -> list[Rollout]:
-    """One completion of `length` ordinary tokens for each prompt, made by arithmetic: both sides make the same."""
-    return [Rollout("policy", "", "", tuple(p), tuple(20 + (7 * i + 11 * t) % 400 for t in range(length)), True)
+    """A completion of `length` tokens for each prompt."""
+    return [Rollout("policy", "", "", tuple(p), tuple(given_completion(i, length)), True)
             for i, p in enumerate(prompts)]  # fmt: skip
 
 
@@ -185,6 +303,10 @@ def main() -> None:
     {
         "sft": sft,
         "reward": reward,
+        "dpo": dpo,
+        "dpo-precomputed": lambda w, t: dpo(w, t, "precomputed"),
+        "kto": kto,
+        "grpo": grpo,
         "ppo": ppo,
         "ppo-4": lambda w, t: ppo(w, t, 4),
         "ppo-fixed": lambda w, t: ppo(w, t, 1, False),

@@ -136,11 +136,11 @@ def note_lengths(sampled: list[dict[str, float]], stop: int | None) -> None:
 
 def main() -> None:
     work, what = Path(sys.argv[1]), sys.argv[2]
-    turn = Turn()
-    trainer = trainer_for(work, read_facts(work), 4 if "-4" in what else 1, not what.endswith("fixed"))
+    turn, facts, ragged = Turn(), read_facts(work), not what.endswith("fixed")
+    trainer = trainer_for(work, facts, 4 if "-4" in what else 1, ragged)
     turns = Turns(turn, *check_step(trainer, work))
     trainer.add_callback(turns)
-    note_lengths(turns.sampled, trainer.processing_class.eos_token_id if trainer.args.stop_token else None)
+    note_lengths(turns.sampled, facts["eos"] if ragged else None)
     trainer.train()
 
 

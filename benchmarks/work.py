@@ -7,7 +7,7 @@ Written to a folder as plain files, so that a contender in another environment r
     adapter/         a rank-8 adapter on all linear layers, none of its weights zero, each exact in bfloat16, to which
                      TRL rounds them (PEFT's layout)
     fresh/           the same as a new adapter: B = 0
-    head.safetensors weight (1, H) of a scalar head
+    head.safetensors weight (1, H) of a scalar head, exact in bfloat16 too
     facts.json       where the model is, the end and padding tokens, the sizes
 """
 
@@ -67,7 +67,7 @@ def write_work(folder: Path, steps: int, batch: int = BATCH) -> dict[str, Any]:
     role.weights.copy_(role.weights.bfloat16())
     save_role(base, "fresh", folder / "adapter")
     head = torch.randn(1, base.hidden_size, generator=torch.Generator().manual_seed(2)) / base.hidden_size**0.5
-    save_file({"weight": head}, str(folder / "head.safetensors"))
+    save_file({"weight": head.bfloat16().float()}, str(folder / "head.safetensors"))
     facts = {"model": str(model), "eos": base.chat.eos_id, "pad": base.chat.pad_id, "batch": batch,
              "max_new_tokens": tiny.MAX_NEW_TOKENS, "steps": steps}  # fmt: skip
     (folder / "facts.json").write_text(json.dumps(facts))

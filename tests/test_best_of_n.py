@@ -153,7 +153,12 @@ def test_a_pool_holds_what_the_rewards_say(base, monkeypatch):
     assert torch.allclose(found.proxy.view(-1), own - 2 * worst - 3 * (~ended).float(), atol=1e-5)
     assert [r.prompt for r in found.rollouts] == [p.prompt for p in ROWS for _ in range(4)]
     assert found.of(1) == found.rollouts[4:8]
-    assert len({r.completion_ids for r in found.rollouts}) > 6, "every chunk has its own noise"
+
+
+def test_prompts_sampled_apart_have_noise_of_their_own(base, monkeypatch):
+    monkeypatch.setattr("lab.evaluate.best_of_n.ROWS_AT_ONCE", 4)
+    found = pool(base, [ROWS[0]] * 3, RAW, 4, Rewards.program(letters), max_new_tokens=8)
+    assert len({r.completion_ids for r in found.rollouts}) == 12
 
 
 def test_best_of_n_takes_the_highest_of_its_samples(base):

@@ -101,7 +101,7 @@ def test_pause_and_stop_over_the_channel(engine: Engine, client: EngineClient) -
         (lambda c: c.play(".."), "does not know this request"),
         (lambda c: c.play("..%2Fnothing"), "does not know this request"),
         (lambda c: c.pause("toy-1"), "toy-1 is not open in this engine; play it first"),
-        (lambda c: c.create("magic"), "'magic' is not a method; choose one of sft, reward, ppo"),
+        (lambda c: c.create("magic"), "'magic' is not a method; choose one of sft, reward, process, "),
         (lambda c: c.create("toy", {"speed": 1}), "the settings of toy do not fit: .*'speed'"),
         (lambda c: c.create("toy", {"lr": 3.0}), "lr is 3; it must lie in"),
         (lambda c: c.create("toy", name="toy-1"), "exists already"),

@@ -256,6 +256,20 @@ def test_ties_count_half_or_not_at_all(base):
     assert O.describe(state, drop, duels)["used"] == pytest.approx(len(kept) / 6)
 
 
+def test_pairs_that_do_not_count_are_not_sorted_among_those_that_do(base):
+    """AOT at β = ½: margins of the policy against those of the reference, each of the same rank, of counted pairs."""
+    config = replace(DPO, objective="aot", beta=0.5, ties="drop", prompts=6)
+    state, duels = away(base, config)
+    duels = replace(duels, counted=torch.tensor([True, False, True, True, False, True]))
+    sign = 2 * (duels.preference > 0.5).double() - 1
+    margins = [(whole(base, role, duels.rollouts).view(6, 2).double() @ torch.tensor([1.0, -1.0]).double() * sign)
+               [duels.counted] for role in ("policy", "reference")]  # fmt: skip
+    u, v = (sorted(m.tolist()) for m in margins)
+    want = sum(softplus(-0.5 * (a - b)) for a, b in zip(u, v, strict=True)) / 4
+    assert sorted(margins[0].tolist()) != margins[0].tolist()
+    assert O.update(state, config, duels)["loss"] == pytest.approx(want, abs=1e-4)
+
+
 @pytest.mark.parametrize("objective", ["dpo", "aot", "xpo"])
 def test_a_step_of_ties_alone_teaches_nothing(base, objective):
     config = replace(DPO, objective=objective, beta=None, ties="drop", steps=1)

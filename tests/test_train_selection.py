@@ -104,6 +104,14 @@ def test_rso_keeps_each_sample_with_the_probability_of_its_distance_from_the_bes
     assert not torch.equal(S.keep(config, scores, (1, 3)), kept)
 
 
+def test_every_round_draws_anew_what_it_keeps(base, monkeypatch):
+    seeds = []
+    plain = S.keep
+    monkeypatch.setattr(S, "keep", lambda config, scores, seed: seeds.append(seed) or plain(config, scores, seed))
+    list(S.selection(start(base, RSO), RSO))
+    assert len(set(seeds)) == 3
+
+
 @pytest.mark.parametrize("config", [RAFT, replace(RSO, truncated="mask"), replace(RAFT, temperature=0.7)],
                          ids=["raft", "rso", "cold"])  # fmt: skip
 def test_the_loss_is_the_mean_over_all_kept_tokens(base, config):

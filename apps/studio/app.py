@@ -19,12 +19,12 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from apps.studio import curves, sample
+from apps.studio import curves, sample, train
 from apps.studio.components import ASSETS, MOUNT, guarded, panel, plotly_script
 from apps.studio.link import Client, Link
 from apps.studio.shelf import Shelf
 
-SCRIPTS = ("common.js", "header.js", "curves.js", "sample.js")
+SCRIPTS = ("common.js", "header.js", "curves.js", "sample.js", "train.js")
 
 
 class StudioError(RuntimeError):
@@ -39,6 +39,8 @@ def build(root: Path | str, client: Client | None = None) -> gr.Blocks:
         with gr.Tabs() as tabs:
             with gr.Tab("Sample", id="sample"):
                 sample.build(link, examples())
+            with gr.Tab("Train", id="train"):
+                train.build(shelf, link)
             with gr.Tab("Curves", id="curves"):
                 curves.build(shelf, link)
 
@@ -52,7 +54,7 @@ def build(root: Path | str, client: Client | None = None) -> gr.Blocks:
 
 def opening_tab(query: dict[str, str], shelf: Shelf) -> str:
     """The tab an address means: the one it names, Curves where it names a run, else where there is something."""
-    if query.get("tab") in ("sample", "curves"):
+    if query.get("tab") in ("sample", "train", "curves"):
         return query["tab"]
     return "curves" if "run" in query or shelf.list() else "sample"
 
