@@ -243,6 +243,14 @@ def batch_at(step: int, n: int, batch: int, seed: int, epochs: float = math.inf)
     return tuple(int(order(n, seed, at // n)[at % n]) for at in range(step * batch, end))
 
 
+@functools.lru_cache(maxsize=32)
+def resampled(n: int, seed: int) -> np.ndarray:
+    """`n` row numbers drawn with replacement, a bootstrap sample (n) that depends on the seed alone. Read-only."""
+    drawn = np.random.default_rng([seed, n]).integers(n, size=n)
+    drawn.flags.writeable = False
+    return drawn
+
+
 def updates_in(n: int, batch: int, epochs: float) -> int:
     """How many updates `batch_at` gives before it is empty: ceil(round(n · epochs) / batch)."""
     return -(-round(n * epochs) // batch)

@@ -257,17 +257,23 @@ def test_ties_count_half_or_not_at_all(base):
 
 
 def test_pairs_that_do_not_count_are_not_sorted_among_those_that_do(base):
-    """AOT at β = ½: margins of the policy against those of the reference, each of the same rank, of counted pairs."""
-    config = replace(DPO, objective="aot", beta=0.5, ties="drop", prompts=6)
-    state, duels = away(base, config)
-    duels = replace(duels, counted=torch.tensor([True, False, True, True, False, True]))
-    sign = 2 * (duels.preference > 0.5).double() - 1
-    margins = [(whole(base, role, duels.rollouts).view(6, 2).double() @ torch.tensor([1.0, -1.0]).double() * sign)
-               [duels.counted] for role in ("policy", "reference")]  # fmt: skip
-    u, v = (sorted(m.tolist()) for m in margins)
-    want = sum(softplus(-0.5 * (a - b)) for a, b in zip(u, v, strict=True)) / 4
-    assert sorted(margins[0].tolist()) != margins[0].tolist()
-    assert O.update(state, config, duels)["loss"] == pytest.approx(want, abs=1e-4)
+    """AOT at β = ½: margins of the policy against those of the reference, each of the same rank, of counted pairs.
+
+    The policy's margins are made up, in another order than the reference's.
+    """
+    config = replace(DPO, objective="aot", beta=0.5, prompts=6)
+    duels = O.experience(start(base, config), config)
+    duels = replace(duels, counted=torch.tensor([True, False, True, True, False, True]),
+                    preference=torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0]))  # fmt: skip
+    sums = torch.tensor([[3.0, 0.0], [-9.0, 0.0], [-1.0, 0.0], [2.0, 0.0], [5.0, 0.0], [0.5, 0.0]])
+    sign = [1, 1, 1, -1, -1, -1]
+    ref = duels.reference.sum(1).view(6, 2).double().tolist()
+    u = [sign[i] * float(sums[i, 0]) for i in (0, 2, 3, 5)]
+    v = sorted(sign[i] * (ref[i][0] - ref[i][1]) for i in (0, 2, 3, 5))
+    want = [softplus(-0.5 * (x - v[sorted(u).index(x)])) for x in u]
+    found = O.losses(config, duels, torch.arange(6), sums)
+    assert found[duels.counted].tolist() == pytest.approx(want, abs=1e-4)
+    assert found[~duels.counted].tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("objective", ["dpo", "aot", "xpo"])

@@ -239,6 +239,7 @@ def test_held_out_pairs_keep_their_texts_when_some_are_too_long(base):
 def test_a_member_learns_what_it_would_learn_alone(qwen3_folder):
     """The second of two members, against a run of its own with its seed. Its rows pass the base with the other's."""
     config = replace(CONFIG, seed=3, epochs=2, standardise=False, centring=0.01)
+    config = replace(config, bootstrap=False)
     together = R.start(SharedBase.load(qwen3_folder, bits=4, device="cpu"), PAIRS, replace(config, members=2),
                        role="judge", adapter=SMALL)  # fmt: skip
     assert together.roles == {"reward": "judge", "reward-1": "judge-1"}
@@ -285,6 +286,25 @@ def test_figures_of_an_ensemble(base):
     gaps = [abs(x - y) / 2 for one, other in zip(*read, strict=True) for x, y in zip(one, other, strict=True)]
     assert figures["disagreement"] == pytest.approx(sum(gaps) / (2 * n), abs=1e-4)
     assert figures["eval_loss"] == pytest.approx(sum(pair(c - r) for own in read for c, r in own) / (2 * n), abs=1e-4)
+
+
+def test_each_member_learns_from_a_draw_with_replacement_of_its_own(base):
+    """Over one pass: as many elements as there are, some twice, about 1 − 1/e of them at all; no two members alike."""
+    config = replace(CONFIG, members=2, eval_share=0.0)
+    state = R.start(base, PAIRS, config)
+    seen = {"reward": [], "reward-1": []}
+    total = state.total
+    for state.step in range(total):
+        for element in R.draw(state, config):
+            seen[element.member] += [p.row for p in element.pairs]
+    n = len(state.elements)
+    assert [len(rows) for rows in seen.values()] == [n, n]
+    assert sorted(seen["reward"]) != sorted(seen["reward-1"])
+    assert all(0.4 * n < len(set(rows)) < 0.9 * n for rows in seen.values())
+    plain = replace(config, bootstrap=False)
+    for state.step in range(total):
+        assert len({p.row for e in R.draw(state, plain) if e.member == "reward" for p in e.pairs}) == len(
+            [e for e in R.draw(state, plain) if e.member == "reward"])  # fmt: skip
 
 
 def test_members_of_a_role_on_the_base_start_as_its_copies(base):

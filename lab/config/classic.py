@@ -63,8 +63,9 @@ class RewardConfig:
         "pairs one by one, all pairs of a prompt as one element, or the whole order of a prompt's completions",
         choices=("bradley_terry", "kwise", "plackett_luce"),
     )
-    members: int = setting(
-        1, "reward models trained side by side, each on an order of its own of the data: an ensemble", low=1, high=16
+    members: int = setting(1, "reward models trained side by side: an ensemble", low=1, high=16)
+    bootstrap: bool = setting(
+        True, "each member of an ensemble learns from a draw of its own from the data, with replacement, not from all"
     )
     smoothing: float = setting(0.0, "share of the labels believed to be flipped", low=0, high=0.5)
     centring: float = setting(0.01, "weight of (r_chosen + r_rejected)², which keeps rewards near zero", low=0)

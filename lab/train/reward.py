@@ -10,8 +10,8 @@ its tokens, and a completion that stands in several pairs of an update is read o
 ln 2 a pair and ln K! an order. When training is done, mean and spread of the rewards on held-out completions are stored
 with the role, so that one unit of reward is one standard deviation.
 
-An ensemble is several roles that learn side by side in the same passes, each from its own random matrices and on its
-own order of the data; all are standardised on the same held-out completions.
+An ensemble is several roles that learn side by side in the same passes, each from its own random matrices and on a
+bootstrap draw of the data (as many elements, with replacement); all are standardised on the same held-out completions.
 
 When to use: With comparisons, when completions that nobody has compared must be scored: for PPO and the group
 family, for best-of-n, and to look at what the annotators reward. It is only as good as its pairs, most of all the
@@ -34,7 +34,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lab.base import SharedBase
 from lab.config import Adapter, RewardConfig
-from lab.data import batch_at, split, updates_in
+from lab.data import batch_at, resampled, split, updates_in
 from lab.encode import TokenPair, TokenRow, encode_preferences
 from lab.events import Checked, Evaluated, Event, Probed, Progress, Sample, Skipped, Started, Updated
 from lab.learner import Learner, apply_gradients, finite, learning_rate
@@ -147,10 +147,13 @@ def reward(state: RewardState, config: RewardConfig) -> Iterator[Event]:
 
 
 def draw(state: RewardState, config: RewardConfig) -> list[Element]:
-    """The elements of this update, member by member. Each member goes through the data in an order of its own."""
-    out = []
+    """The elements of this update, member by member; each goes through a draw of its own, in its own order."""
+    out, n = [], len(state.elements)
     for m, member in enumerate(state.trained):
-        rows = batch_at(state.step, len(state.elements), config.batch, config.seed + APART * m, config.epochs)
+        seed = config.seed + APART * m
+        rows = batch_at(state.step, n, config.batch, seed, config.epochs)
+        if config.bootstrap and config.members > 1:
+            rows = tuple(resampled(n, seed)[list(rows)])
         out += shared(member, [state.elements[i] for i in rows])
     return out
 
@@ -244,7 +247,7 @@ def probe(state: RewardState, config: RewardConfig) -> tuple[Sample, ...]:
     """The rewards of the first held-out pairs, chosen before rejected; of an ensemble, the mean of its members."""
     if not state.heldout:
         return ()
-    shown = replace_heldout(state, PROBE_PAIRS)
+    shown = replace(state, heldout=state.heldout[:PROBE_PAIRS], texts=state.texts[:PROBE_PAIRS])
     c, r = (rewards.mean(0) for rewards in heldout_rewards(shown, config))
     out = []
     for i, text in enumerate(shown.texts):
@@ -254,11 +257,6 @@ def probe(state: RewardState, config: RewardConfig) -> tuple[Sample, ...]:
             out.append(Sample(x, y, True, reward=float(reading), gold=judged.score if judged else None,
                               reasons=tuple(judged.reasons) if judged else ()))  # fmt: skip
     return tuple(out)
-
-
-def replace_heldout(state: RewardState, n: int) -> RewardState:
-    """The same state, seen through its first n held-out pairs."""
-    return replace(state, heldout=state.heldout[:n], texts=state.texts[:n])
 
 
 def _standardise(state: RewardState, config: RewardConfig) -> None:
