@@ -59,7 +59,7 @@ class Marks:
         for m in self.marks:
             colour, sign = (cards.GOOD, "✓") if m.right else (cards.BAD, "✗")
             why = "" if m.right else escape(m.case.why)
-            given = escape(", ".join(map(_shown, m.case.given)))
+            given = escape(_listed(m.case.given))
             body.append((f'<b style="color:{colour}">{sign}</b> {given}', escape(_shown(m.seen)),
                          escape(_shown(m.case.wanted)), why))  # fmt: skip
         return cards.table(("given", "yours", "wanted", "why"), body, f"{self.title}: {self.sentence}")
@@ -67,9 +67,8 @@ class Marks:
     def __repr__(self) -> str:
         lines = [f"{self.title}: {self.sentence}"]
         for m in self.marks:
-            given = ", ".join(map(_shown, m.case.given))
             wrong = "" if m.right else f", wanted {_shown(m.case.wanted)}: {m.case.why}"
-            lines.append(f"{'✓' if m.right else '✗'} ({given}) → {_shown(m.seen)}{wrong}")
+            lines.append(f"{'✓' if m.right else '✗'} {_listed(m.case.given)} → {_shown(m.seen)}{wrong}")
         return "\n".join(lines)
 
 
@@ -103,5 +102,9 @@ def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 
+def _listed(given: tuple[Any, ...]) -> str:
+    return " · ".join(map(_shown, given))
+
+
 def _shown(x: Any) -> str:
-    return f"{x:.4g}" if isinstance(x, float) else str(x)
+    return f"{x:.4g}" if isinstance(x, float) else "“”" if x == "" else str(x)

@@ -30,7 +30,7 @@ class Knob:
     low: float
     high: float
     start: float
-    step: float = 0.05
+    step: float = 0.01
     log: bool = False
     label: str = ""
 
