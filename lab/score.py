@@ -2,6 +2,10 @@
 
 No (B, T, V) tensor is ever made: hidden states go through the language-model head in chunks, with float32 sums, and
 the backward pass recomputes each chunk (or keeps it, where it is small).
+
+Hidden states are picked with `index_select`: the gradients of a token that several rows continue from are then added
+up in the same order every time. Indexing by a tensor adds them in parallel, in any order, and a run would not resume
+bit for bit.
 """
 
 from __future__ import annotations
@@ -93,7 +97,7 @@ def token_scores(
     through the log-probabilities.
     """
     sources, targets, rows, columns = packed.only(start, len(packed.lengths) if stop is None else stop)
-    columns_of = _ChunkedLogprobs.apply(hidden[sources], base, targets, temperature)
+    columns_of = _ChunkedLogprobs.apply(hidden.index_select(0, sources), base, targets, temperature)
     shape = _shape(packed, start, stop)
     return TokenScores(*(x.new_zeros(shape).index_put((rows, columns), x) for x in columns_of))
 
@@ -103,7 +107,7 @@ def token_values(
 ) -> Tensor:
     """(B, T) values: the head of `role` at the state before each completion token. Padding is 0."""
     sources, _, rows, columns = packed.only(start, len(packed.lengths) if stop is None else stop)
-    values = base.role(role).read(hidden[sources])
+    values = base.role(role).read(hidden.index_select(0, sources))
     return values.new_zeros(_shape(packed, start, stop)).index_put((rows, columns), values)
 
 
@@ -111,7 +115,7 @@ def final_rewards(
     base: SharedBase, role: str, hidden: Tensor, packed: Pack, start: int = 0, stop: int | None = None
 ) -> Tensor:
     """(B,) rewards: the head of `role` at the last real token of each row."""
-    return base.role(role).read(hidden[packed.last[start:stop]])
+    return base.role(role).read(hidden.index_select(0, packed.last[start:stop]))
 
 
 def _shape(packed: Pack, start: int, stop: int | None) -> tuple[int, int]:

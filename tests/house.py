@@ -102,8 +102,8 @@ def settings_tables() -> str:
     from lab.config import CONFIGS, Adapter, settings
 
     parts = []
-    for command, cls in (*((f"`lab {name}`", cls) for name, cls in CONFIGS.items()),
-                         ("every method's new adapter", Adapter)):  # fmt: skip
+    own = {f"`lab {name}`": cls for name, cls in CONFIGS.items() if cls.__module__.startswith("lab.")}
+    for command, cls in (own | {"every method's new adapter": Adapter}).items():
         doc = (cls.__doc__ or "").strip()
         rows = [f"**{command}** · {doc}", "", "| setting | default | meaning |", "|---|---|---|"]
         for s in settings(cls):

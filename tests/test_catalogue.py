@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from lab.catalogue import Page, pages
+from lab.catalogue import STORIES, Page, pages
 from lab.cli import main
 from lab.config import CONFIGS
 from lab.objectives.preference import OBJECTIVES
@@ -33,7 +33,8 @@ def test_every_page_is_whole(page: Page) -> None:
 
 def test_there_is_a_page_for_everything_there_is_to_choose() -> None:
     found = {(p.method, p.name) for p in EVERY}
-    assert {(m, m) for m in CONFIGS} <= found
+    assert {(m, m) for m in STORIES} <= found
+    assert {m for m, cls in CONFIGS.items() if cls.__module__.startswith("lab.")} == set(STORIES)
     assert {("dpo", n) for n in OBJECTIVES} | {("kto", n) for n in UNPAIRED} | {("grpo", n) for n in VARIANTS} <= found
 
 

@@ -12,7 +12,7 @@ from lab.base import RAW, SharedBase
 from lab.config import Adapter
 from lab.pack import Row, split
 from lab.saving import save_role
-from lab.score import score, token_scores
+from lab.score import score, token_scores, token_values
 from tests.models import build_model
 from tests.padded import adapter_gradients, padded_logprobs, plain_model
 
@@ -243,3 +243,27 @@ def test_no_gradient_reaches_anybody_when_nothing_is_scored(base):
     packed = base.pack([Row("p", X)])
     token_scores(base, base.forward(packed), packed).logprobs.sum().backward()
     assert float(base.role("p").grad.abs().max()) == 0.0
+
+
+def test_gradients_of_shared_tokens_are_the_same_bits_every_time(qwen3_folder):
+    """Many rows continue one prompt, more numbers than torch adds up serially: order must not depend on the threads."""
+    base = SharedBase.load(qwen3_folder, bits=32, device="cpu")
+    base.add_role("x", Adapter(rank=4, alpha=8), seed=1)
+    base.add_head("x", seed=1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        rows = [Row("x", (5, 6, 7), tuple(8 + (3 * i + t) % 40 for t in range(3))) for i in range(400)]
+        packed = base.pack(rows)
+        hidden = torch.randn(packed.n_tokens, base.hidden_size, generator=torch.Generator().manual_seed(0))
+        assert len(packed.sources) * base.hidden_size > 2**15
+        weights = torch.rand(400, 3, generator=torch.Generator().manual_seed(1))
+        seen = set()
+        for _ in range(20):
+            h = hidden.clone().requires_grad_()
+            read = token_scores(base, h, packed).logprobs + token_values(base, "x", h, packed)
+            (read * weights).sum().backward()
+            seen.add(h.grad.numpy().tobytes())
+        assert len(seen) == 1
+    finally:
+        torch.set_num_threads(threads)

@@ -210,7 +210,8 @@ def _read(base: SharedBase, role: str, solutions: Sequence[TokenSteps]) -> Tenso
     """(B, S) logits: the head at the last token of every step, from one packed tree. Padding reads the last step."""
     packed = base.pack(_rows(role, solutions))
     after = pad_sequence([torch.tensor(s.after) for s in solutions], batch_first=True).to(base.device)
-    return base.role(role).read(base.forward(packed)[packed.last[:, None] - after])  # a row's steps stand in one piece
+    places = packed.last[:, None] - after  # a row's steps stand in one piece
+    return base.role(role).read(base.forward(packed).index_select(0, places.view(-1))).view(places.shape)
 
 
 def _rows(role: str, solutions: Sequence[TokenSteps]) -> list[Row]:
