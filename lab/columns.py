@@ -146,8 +146,8 @@ def _preference(value: dict[str, Any], row: int) -> Preference:
     better, worse = _completion(chosen, "chosen"), _completion(rejected, "rejected")
     if better == worse:
         raise Unusable("chosen equals rejected", "a pair of the same completions prefers nothing")
-    margin, label, weight = (_number(value, *column) for column in (("margin", 0.0), ("label", 1.0, 1.0),
-                                                                    ("weight", 1.0)))  # fmt: skip
+    margin, weight = _number(value, "margin", 0.0), _number(value, "weight", 1.0)
+    label = _number(value, "label", 1.0, most=1.0)
     return Preference(prompt, better, worse, margin, str(value.get("annotator") or ""), row, label, weight)
 
 

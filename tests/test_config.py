@@ -24,8 +24,15 @@ from lab.config import (
 )
 
 CLASSES = (Adapter, *CONFIGS.values())
-CONFLICTS = {("beta", 0), ("group", 1), ("divergence", 0), ("divergence", 1), ("sharpness", 1e-6), ("batch", 1),
-             ("samples", 1)}
+CONFLICTS = {
+    ("beta", 0),
+    ("group", 1),
+    ("divergence", 0),
+    ("divergence", 1),
+    ("sharpness", 1e-6),
+    ("batch", 1),
+    ("samples", 1),
+}
 """On the edge of their range, but refused for a reason of the method; tested with the method."""
 EVERY = [pytest.param(cls, s, id=f"{cls.__name__}.{s.name}") for cls in CLASSES for s in settings(cls)]
 
