@@ -17,12 +17,12 @@ import click
 from lab.commands import COMMANDS, load, local_model, play, root_option, world
 from lab.config import CONFIGS, ConfigError, settings
 from lab.machine import limit_threads
-from lab.measuring import best_of
+from lab.measuring import best_of, pairs
 
 PORT = 7860
 KNOWN = ("ConfigError", "ModelError", "DataError", "ChatError", "RunError", "DiskError", "EngineError", "RoleError",
          "AdapterError", "SampleError", "PromptError", "RewardError", "NonFiniteError", "StudioError",
-         "VerifierError", "RecipeError", "PoolError")  # fmt: skip
+         "VerifierError", "RecipeError", "PoolError", "PairingError")  # fmt: skip
 """Errors that carry their own sentence: shown without a traceback."""
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
 
 
-for command in (*COMMANDS, best_of):
+for command in (*COMMANDS, best_of, pairs):
     main.add_command(command)
 
 

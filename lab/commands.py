@@ -171,7 +171,7 @@ def online(**given: Any) -> None:
 @rewarded
 @flags(SelectionConfig)
 def raft(**given: Any) -> None:
-    """Rejection sampling: sample many, keep the good ones, imitate them (RAFT, RSO)."""
+    """Rejection sampling: sample many, keep the good ones, imitate them (RAFT)."""
     _train("raft", SelectionConfig, given)
 
 

@@ -26,7 +26,7 @@ PROMPTS = [PromptRow((Message("user", f"Somebody describes {w}."),), i, {"letter
 SMALL = Adapter(rank=4, alpha=8)
 RAFT = SelectionConfig(steps=3, lr=1e-3, prompts=3, samples=4, max_new_tokens=12, probe_every=2, save_every=0,
                        missing_end=0.0)  # fmt: skip
-RSO = replace(RAFT, rule="rso", beta=0.05)
+REJECTION = replace(RAFT, rule="rejection", beta=0.05)
 
 
 def letters(prompt, completion, row):
@@ -62,8 +62,8 @@ def metrics(run):
 
 
 @pytest.mark.parametrize("config", [
-    RAFT, RSO, replace(RAFT, epochs=2, minibatches=3), replace(RSO, truncated="mask", minibatches=2),
-], ids=["raft", "rso", "raft-6", "rso-2"])  # fmt: skip
+    RAFT, REJECTION, replace(RAFT, epochs=2, minibatches=3), replace(REJECTION, truncated="mask", minibatches=2),
+], ids=["raft", "rejection", "raft-6", "rejection-2"])  # fmt: skip
 def test_a_run_starts_at_its_reference_and_every_invariant_holds(base, config):
     base.chat = replace(base.chat, stop_ids=frozenset(range(40)))
     seen = list(S.selection(start(base, config), config))
@@ -93,7 +93,7 @@ def test_raft_keeps_the_best_of_every_prompt(base):
 
 def test_rso_keeps_each_sample_with_the_probability_of_its_distance_from_the_best():
     """r = (0, −ln 2, −ln 4) β: 1, ½ and ¼ of 20 000 draws each, within five standard errors; equal ones all stay."""
-    config = replace(RSO, beta=0.3)
+    config = replace(REJECTION, beta=0.3)
     scores = torch.tensor([[0.0, -math.log(2) * 0.3, -math.log(4) * 0.3, -3.0]]).expand(20_000, 4)
     kept = S.keep(config, scores, (1, 2))
     share = torch.bincount(kept % 4, minlength=4) / 20_000
@@ -108,12 +108,12 @@ def test_every_round_draws_anew_what_it_keeps(base, monkeypatch):
     seeds = []
     plain = S.keep
     monkeypatch.setattr(S, "keep", lambda config, scores, seed: seeds.append(seed) or plain(config, scores, seed))
-    list(S.selection(start(base, RSO), RSO))
+    list(S.selection(start(base, REJECTION), REJECTION))
     assert len(set(seeds)) == 3
 
 
-@pytest.mark.parametrize("config", [RAFT, replace(RSO, truncated="mask"), replace(RAFT, temperature=0.7)],
-                         ids=["raft", "rso", "cold"])  # fmt: skip
+@pytest.mark.parametrize("config", [RAFT, replace(REJECTION, truncated="mask"), replace(RAFT, temperature=0.7)],
+                         ids=["raft", "rejection", "cold"])  # fmt: skip
 def test_the_loss_is_the_mean_over_all_kept_tokens(base, config):
     """−Σ log π(y_t) / tokens, at the temperature they were sampled at; masked completions leave both sums."""
     base.chat = replace(base.chat, stop_ids=frozenset(range(40)))
@@ -152,8 +152,8 @@ def test_the_gradient_is_that_of_the_likelihood_of_what_was_kept_alone(base):
 
 
 def test_rewards_that_are_all_equal_are_counted(base):
-    chosen = S.experience(start(base, RSO, Rewards.program(lambda p, c, row: 1.0)), RSO)
-    known = S.describe(start(base, RSO), RSO, chosen)
+    chosen = S.experience(start(base, REJECTION, Rewards.program(lambda p, c, row: 1.0)), REJECTION)
+    known = S.describe(start(base, REJECTION), REJECTION, chosen)
     assert known["flat_groups"] == 1.0
     assert known["accepted"] == 1.0
 
@@ -168,7 +168,7 @@ def test_a_missing_end_costs(base):
     assert ended[chosen.kept].tolist() == ended.view(3, 4).any(1).tolist()
 
 
-@pytest.mark.parametrize("config", [RAFT, replace(RSO, minibatches=2)], ids=["raft", "rso"])
+@pytest.mark.parametrize("config", [RAFT, replace(REJECTION, minibatches=2)], ids=["raft", "rejection"])
 def test_a_round_does_not_depend_on_the_split_into_passes(qwen3_folder, config):
     def played(tokens):
         state = start(load(qwen3_folder), config)
@@ -185,15 +185,15 @@ def test_a_round_does_not_depend_on_the_split_into_passes(qwen3_folder, config):
 def test_settings_that_cannot_work_are_refused_with_the_reason():
     for settings, words in (
         ({"samples": 1}, "samples is 1; of one completion nothing can be chosen, so give 2 at least"),
-        ({"rule": "rso", "beta": 0.0}, "beta is 0; it must be above 0"),
-        ({"rule": "rso", "beta": -1.0}, "beta is -1; it must lie in"),
-        ({"beta": 0.1}, "beta is given, but the rule best does not read it; rso does"),
-        ({"rule": "worst"}, "rule is 'worst'; choose one of best, rso"),
+        ({"rule": "rejection", "beta": 0.0}, "beta is 0; it must be above 0"),
+        ({"rule": "rejection", "beta": -1.0}, "beta is -1; it must lie in"),
+        ({"beta": 0.1}, "beta is given, but the rule best does not read it; rejection does"),
+        ({"rule": "worst"}, "rule is 'worst'; choose one of best, rejection"),
         ({"prompts": 2, "minibatches": 3}, r"minibatches \(3\) must not be more than prompts \(2\)"),
     ):
         with pytest.raises(ConfigError, match=words):
             SelectionConfig(**settings)
-    assert SelectionConfig(rule="rso").beta == 0.5
+    assert SelectionConfig(rule="rejection").beta == 0.5
     assert SelectionConfig().batch == 32 * 8
 
 
@@ -211,7 +211,7 @@ def test_bad_rewards_stop_with_the_prompt_and_nan_before_a_weight_changes(base):
     assert base.role("policy").digest() == before
 
 
-@pytest.mark.parametrize("config", [RAFT, replace(RSO, epochs=2, minibatches=2)], ids=["raft", "rso"])
+@pytest.mark.parametrize("config", [RAFT, replace(REJECTION, epochs=2, minibatches=2)], ids=["raft", "rejection"])
 def test_resuming_equals_never_stopping_bit_for_bit(config, qwen3_folder, tmp_path):
     config = replace(config, steps=4)
     straight = start(load(qwen3_folder), config)
@@ -284,7 +284,7 @@ def test_one_round_of_rso_is_nearly_the_optimum():
     """With many samples of a prompt the best of them is the best there is: what is kept has the frequencies of π*."""
     world = TabularWorld.of(["a?", "b?"], ["w", "x", "y", "z"], [[0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]])
     rewards = torch.tensor([[0.0, 0.5, -0.3, 0.8]] * 2, dtype=torch.float64)
-    seen, found = fitted(world, rewards, rule="rso", beta=0.5, prompts=60, samples=100)
+    seen, found = fitted(world, rewards, rule="rejection", beta=0.5, prompts=60, samples=100)
     best = world.optimum(rewards, 0.5)
     assert float(total_variation(found, seen / seen.sum(1, keepdim=True)).max()) < 0.005
     assert float(total_variation(found, best).max()) < 0.03

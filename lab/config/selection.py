@@ -12,16 +12,16 @@ class SelectionConfig:
     """Rejection sampling: sample many completions of every prompt, keep the good ones, imitate them, and again."""
 
     rule: str = setting(
-        "best", "what is kept: the best of each prompt's samples (RAFT), or any, the better the likelier (RSO)",
-        choices=("best", "rso"),
+        "best", "what is kept: the best of each prompt's samples (RAFT), or any, the better the likelier",
+        choices=("best", "rejection"),
     )  # fmt: skip
     steps: int = setting(20, "rounds: sample, keep, imitate", unit="rounds", low=0)
     lr: float = setting(1e-4, "learning rate of the policy's adapter", live=True, low=0)
     prompts: int = setting(32, "distinct prompts per round", unit="prompts", low=1)
     samples: int = setting(8, "completions of each prompt; two at least", unit="completions", low=1)
     beta: float | None = setting(
-        None, "β of RSO: a completion this far below the best is kept 1 / e of the time; empty: 0.5", unit="reward",
-        live=True, low=0
+        None, "β of the rejection: a completion this far below the best is kept 1 / e of the time; empty: 0.5",
+        unit="reward", live=True, low=0
     )  # fmt: skip
     epochs: int = setting(1, "passes over what a round kept", unit="passes", low=1)
     minibatches: int = setting(1, "optimizer updates per pass over what a round kept", unit="updates", low=1)
@@ -60,8 +60,8 @@ class SelectionConfig:
         if self.samples < 2:
             raise ConfigError("samples is 1; of one completion nothing can be chosen, so give 2 at least.")
         if self.rule == "best" and self.beta is not None:
-            raise ConfigError("beta is given, but the rule best does not read it; rso does.")
-        if self.rule == "rso" and self.beta is None:
+            raise ConfigError("beta is given, but the rule best does not read it; rejection does.")
+        if self.rule == "rejection" and self.beta is None:
             object.__setattr__(self, "beta", 0.5)
         if self.beta == 0:
             raise ConfigError("beta is 0; it must be above 0. Only the best is kept by rule=best.")

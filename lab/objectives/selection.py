@@ -7,7 +7,7 @@ the policy that was sampled, in nats.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -71,6 +71,41 @@ def rso_accept(rewards: Tensor, beta: float, uniform: Tensor) -> Tensor:
         raise ValueError(f"beta is {beta:g}; it must be above 0.")
     rewards = real(rewards)
     return uniform < torch.exp((rewards - rewards.amax(1, keepdim=True)) / beta)
+
+
+def rso_subset(rewards: Tensor, count: int, beta: float, uniform: Callable[[int], Tensor]) -> Tensor:
+    """`count` of n samples that follow the optimal policy of RLHF, without putting any back.
+
+    Round after round over what is left, in order: y is taken if u < exp((r(y) − r_max) / β), r_max being the largest
+    left when the round begins, until `count` are taken. Every round takes its best, so it ends after `count` of them.
+
+    Limits: β → ∞ takes the first `count`, β → 0 the `count` best, best first (equal ones as they come).
+
+    Args:
+        rewards: (n,): samples of one prompt.
+        count: in [1, n], how many to take.
+        beta: β > 0, reward per nat.
+        uniform: called with m, gives (m,) random numbers in [0, 1).
+
+    Returns:
+        (count,) numbers of samples, in the order in which they were taken.
+
+    Source:
+        Liu et al. 2024, "Statistical Rejection Sampling Improves Preference Optimization", algorithm 1.
+
+    Raises:
+        ValueError: rewards not (n,) or not finite, a count outside [1, n], or β ≤ 0.
+    """
+    if rewards.dim() != 1 or not bool(rewards.isfinite().all()):
+        raise ValueError(f"rewards has shape {tuple(rewards.shape)}; give (n,), the finite rewards of one prompt.")
+    if not 1 <= count <= len(rewards):
+        raise ValueError(f"count is {count}; it must lie in [1, {len(rewards)}], the samples there are.")
+    left, taken = torch.arange(len(rewards), device=rewards.device), []
+    while len(taken) < count:
+        accepted = rso_accept(rewards[left][None], beta, uniform(len(left)).to(rewards)[None])[0]
+        taken += left[accepted].tolist()
+        left = left[~accepted]
+    return torch.tensor(taken[:count], device=rewards.device)
 
 
 def best_of_n_kl(n: int) -> float:

@@ -3,14 +3,14 @@
     y_1 … y_n ~ π(· | x)          keep           L = − Σ_t log π(y_t) / tokens, over all that is kept of an update
 
     best (RAFT)     the one of the highest reward: π moves to its own best-of-n, ln n − (n − 1) / n nats away at most
-    rso             y_i with probability exp((r_i − max_j r_j) / β): π moves to π exp(r / β) / Z, nearly
+    rejection       y_i with probability exp((r_i − max_j r_j) / β): π moves to π exp(r / β) / Z, nearly
 
 No ratio and no reference is in the loss: it is fine-tuning on what was selected, and each round selects from the policy
-of the round before. Rounds add up: after k of them `rso` has aimed at π_ref exp(k r / β) / Z. The reference is there to
-measure how far that is.
+of the round before. Rounds add up: after k of them `rejection` has aimed at π_ref exp(k r / β) / Z. The reference is
+there to measure how far that is.
 
-The `rso` of this story imitates the accepted completions. In the paper they are ranked by the reward instead, and the
-pairs go to an offline objective; `lab.train.preference` learns from such pairs, and `lab.train.online` makes its own.
+Rejection is how RSO draws its samples. RSO itself does not imitate them: the reward ranks them, and an objective for
+pairs learns from that. `lab pairs --rule rso` makes such pairs, and `lab dpo` learns from them.
 
 When to use: As the simplest way to learn from a reward: no ratio, no reference in the loss, nothing but fine-tuning on
 what was best. It learns from the winners alone, so it needs many samples a prompt, and rounds add up without a brake.

@@ -19,6 +19,7 @@ from lab.objectives.selection import (
     best_of_n_win_rate,
     pass_at_k,
     rso_accept,
+    rso_subset,
 )
 
 LN2 = math.log(2)
@@ -78,6 +79,59 @@ def test_rso_refuses(refuses):
         rso_accept(two[0], 1.0, two[0])
     with refuses("beta is 0; it must be above 0."):
         rso_accept(two, 0, two)
+
+
+def drawn(*rounds):
+    """A source of "random" numbers that gives these, round by round."""
+    left = list(rounds)
+
+    def uniform(m):
+        assert len(left[0]) == m, "one number for each sample that is left"
+        return torch.tensor(left.pop(0))
+
+    return uniform
+
+
+def test_rso_subset_by_hand():
+    """β = 1, rewards 0, 2, 1. Against 2: e^−2 = 0.135, 1, e^−1 = 0.368. Then 0 and 1 are left, against 1: e^−1, 1."""
+    rewards = torch.tensor([0.0, 2.0, 1.0])
+    assert rso_subset(rewards, 2, 1.0, drawn([0.14, 0.9, 0.36])).tolist() == [1, 2]
+    assert rso_subset(rewards, 2, 1.0, drawn([0.13, 0.9, 0.36])).tolist() == [0, 1], "the round is cut at two"
+    assert rso_subset(rewards, 3, 1.0, drawn([0.14, 0.9, 0.37], [0.36, 0.9])).tolist() == [1, 0, 2]
+    assert rso_subset(rewards, 3, 1.0, drawn([0.14, 0.9, 0.37], [0.37, 0.9], [0.9])).tolist() == [1, 2, 0]
+    assert rso_subset(rewards, 1, 1.0, drawn([0.14, 0.9, 0.37])).tolist() == [1]
+
+
+def test_rso_subset_limits():
+    rewards, noise = torch.tensor([0.3, -1.0, 0.9, 0.9]), torch.Generator().manual_seed(0)
+
+    def uniform(m):
+        return torch.rand(m, generator=noise)
+
+    assert rso_subset(rewards, 4, 1e-6, uniform).tolist() == [2, 3, 0, 1]
+    assert rso_subset(rewards, 3, 1e9, uniform).tolist() == [0, 1, 2]
+
+
+def test_the_first_of_an_rso_subset_follows_the_optimum():
+    """A hundred samples of an even coin, β = 1, rewards 0 and 1: in the first round heads stay with e^−1 = 0.368."""
+    noise = torch.Generator().manual_seed(0)
+    rewards = torch.tensor([0.0, 1.0] * 50)
+    heads = torch.cat([rewards[rso_subset(rewards, 20, 1.0, lambda m: torch.rand(m, generator=noise))]
+                       for _ in range(200)])  # fmt: skip
+    assert float(heads.mean()) == pytest.approx(1 / (1 + math.exp(-1)), abs=0.02)
+
+
+def test_rso_subset_refuses(refuses):
+    two = torch.zeros(2)
+    with refuses("rewards has shape (1, 2); give (n,), the finite rewards of one prompt."):
+        rso_subset(two[None], 1, 1.0, torch.rand)
+    with refuses("rewards has shape (2,); give (n,), the finite rewards of one prompt."):
+        rso_subset(torch.tensor([0.0, math.nan]), 1, 1.0, torch.rand)
+    for count in (0, 3):
+        with refuses(f"count is {count}; it must lie in [1, 2], the samples there are."):
+            rso_subset(two, count, 1.0, torch.rand)
+    with refuses("beta is 0; it must be above 0."):
+        rso_subset(two, 1, 0, torch.rand)
 
 
 # --- what best-of-n costs --------------------------------------------------------------------------------------------
