@@ -58,6 +58,46 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two completions of one prompt, side by side, for somebody to judge.
+
+    ended : whether a and b came to an end of their own
+    """
+
+    prompt: Prompt
+    a: Completion
+    b: Completion
+    ended: tuple[bool, bool] = (True, True)
+
+    @property
+    def id(self) -> str:
+        """16 hex digits of what is compared; the same in either order."""
+        return digest({"prompt": self.prompt, "pair": sorted([digest(self.a), digest(self.b)])})
+
+    def swap(self) -> Comparison:
+        """The same two in the other order."""
+        return Comparison(self.prompt, self.b, self.a, (self.ended[1], self.ended[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was said about a comparison.
+
+    p         : the probability in [0, 1] that a is the better one: 1 and 0 are choices, ½ is a tie; None: no answer
+    annotator : who judged
+    why       : what they said about it
+    """
+
+    p: float | None
+    annotator: str = ""
+    why: str = ""
+
+    def swap(self) -> Verdict:
+        """The verdict on the comparison in the other order."""
+        return Verdict(None if self.p is None else 1 - self.p, self.annotator, self.why)
+
+
+@dataclass(frozen=True, slots=True)
 class Rating:
     """One completion that somebody liked (thumbs up) or did not (thumbs down)."""
 

@@ -95,7 +95,7 @@ def test_bad_samples():
 
 
 def test_rso_ends_at_the_optimum():
-    """What RSO pairs has the frequencies of π*; DPO on those pairs, labelled as Bradley and Terry have it, gets there."""
+    """What RSO pairs is distributed as π*; DPO on those pairs, labelled as Bradley and Terry have it, ends there."""
     world = TabularWorld.of(["a?", "b?"], ["w", "x", "y", "z"], [[0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]])
     rewards, beta = torch.tensor([[0.0, 0.5, -0.3, 0.8]] * 2, dtype=torch.float64), 0.5
     best = world.optimum(rewards, beta)
