@@ -9,14 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from lab.disk import process_lives
-from lab.records import Prompt, to_json
+from lab.records import Prompt, Verdict, to_json
 
 
 class EngineError(RuntimeError):
@@ -117,6 +117,10 @@ class EngineClient:
     def edit(self, run: str, name: str, value: Any) -> dict[str, Any]:
         """Changes a live setting from the next step on; the run's log says when it holds."""
         return self._verb(run, "edit", {"name": name, "value": value})
+
+    def answer(self, run: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+        """Answers what the run asks, one verdict for each comparison of its `Ask`."""
+        return self._verb(run, "answer", {"verdicts": [asdict(v) for v in verdicts]})
 
     def branch(
         self, run: str, step: int | None = None, *, edits: Mapping[str, Any] | None = None, name: str = ""

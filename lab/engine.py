@@ -40,7 +40,7 @@ from lab.client import EngineClient, EngineError, engine_file, find_engine, star
 from lab.config import CONFIGS, ConfigError
 from lab.disk import pretty, write_atomic
 from lab.events import Done
-from lab.records import Message, Prompt
+from lab.records import Message, Prompt, Verdict
 from lab.runs import Run, RunError, one_sentence, runs
 from lab.session import Build, Session, resume
 from lab.worker import Worker
@@ -307,12 +307,15 @@ class Engine:
         if verb == "branch":
             return {"id": self._branch(run_id, row).id}
         opens = verb in ("play", "step")
-        if verb not in ("play", "pause", "step", "stop", "edit"):
-            raise RunError(f"a run cannot {verb!r}; it can play, pause, step, stop, edit and branch.")
+        if verb not in ("play", "pause", "step", "stop", "edit", "answer"):
+            raise RunError(f"a run cannot {verb!r}; it can play, pause, step, stop, edit, answer and branch.")
         session = self.open(run_id) if opens else self.session(run_id)
         match verb:
             case "step":
                 session.step(int(row.get("n", 1)))
+            case "answer":
+                session.answer([Verdict(v.get("p"), str(v.get("annotator", "")), str(v.get("why", "")))
+                                for v in row.get("verdicts", ())])  # fmt: skip
             case "edit":
                 session.edit(str(row.get("name", "")), row.get("value"))
             case _:

@@ -6,8 +6,11 @@ A run is an iterator of these. The run directory keeps them as one JSON object a
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from lab.records import Comparison, Verdict, comparison
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,56 @@ class Skipped:
     rows: tuple[str, ...] = ()
 
 
+class Reply:
+    """Where the answer to a question goes: empty until `give` is called."""
+
+    __slots__ = ("verdicts",)
+
+    def __init__(self) -> None:
+        self.verdicts: tuple[Verdict, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """The run asks for a verdict on each of these comparisons, and waits.
+
+    Nothing has changed since the beginning of the step. The run says this again and again until `answer` has been
+    called; iterated by hand:
+
+        for event in online(state, config):
+            if isinstance(event, Ask):
+                event.answer([Verdict(1.0, "me") for pair in event.comparisons])
+    """
+
+    step: int
+    comparisons: tuple[Comparison, ...]
+    reply: Reply = field(default_factory=Reply, compare=False, repr=False)
+
+    def answer(self, verdicts: Sequence[Verdict]) -> None:
+        """Gives one verdict for each comparison, in order; p = None leaves one out.
+
+        Raises ValueError for another number of verdicts, or a p outside [0, 1].
+        """
+        if len(verdicts) != len(self.comparisons):
+            raise ValueError(
+                f"There are {len(self.comparisons)} comparisons and {len(verdicts)} verdicts; give one each."
+            )
+        for v in verdicts:
+            if v.p is not None and not 0 <= v.p <= 1:
+                raise ValueError(f"A verdict of {v.annotator or 'somebody'} says p = {v.p}; it must lie in [0, 1].")
+        self.reply.verdicts = tuple(verdicts)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question was answered: how many comparisons have a verdict, how many were left open, and who gave them."""
+
+    step: int
+    verdicts: int
+    open: int
+    annotators: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """The run ended. `outcome` is finished, stopped or failed; `sentence` says why and how to go on."""
@@ -120,10 +173,11 @@ class Done:
     sentence: str = ""
 
 
-Event = Started | Progress | Updated | Probed | Evaluated | Checked | Saved | Edited | Skipped | Done
+Event = Started | Progress | Updated | Probed | Evaluated | Checked | Saved | Edited | Skipped | Ask | Answered | Done
 
 KINDS: dict[str, type] = {
-    cls.__name__: cls for cls in (Started, Progress, Updated, Probed, Evaluated, Checked, Saved, Edited, Skipped, Done)
+    cls.__name__: cls
+    for cls in (Started, Progress, Updated, Probed, Evaluated, Checked, Saved, Edited, Skipped, Ask, Answered, Done)
 }
 
 
@@ -138,7 +192,8 @@ class Logged:
 
 def to_json(event: Event, now: float | None = None) -> dict[str, Any]:
     """The event as one JSON object: its fields, `kind`, and `time`."""
-    return {"kind": type(event).__name__, "time": time.time() if now is None else now, **asdict(event)}
+    values = {key: value for key, value in asdict(event).items() if key != "reply"}
+    return {"kind": type(event).__name__, "time": time.time() if now is None else now, **values}
 
 
 def from_json(row: dict[str, Any]) -> Event:
@@ -147,6 +202,10 @@ def from_json(row: dict[str, Any]) -> Event:
     values = {f.name: row[f.name] for f in fields(cls) if f.name in row}
     if cls is Probed:
         values["samples"] = tuple(_sample(s) for s in values["samples"])
+    elif cls is Ask:
+        values["comparisons"] = tuple(comparison(c) for c in values["comparisons"])
+    elif cls is Answered:
+        values["annotators"] = tuple(values.get("annotators", ()))
     return cls(**values)
 
 

@@ -123,11 +123,11 @@ def order(form: Mapping[str, Any]) -> Order:
         raise ConfigError(f"{init!r} is not a run; choose one from the list.")
     if not str(form.get("data") or "").strip():
         raise _at("data", ConfigError("There are no data; choose a run's, the world's own, or give a path."))
-    earns = launch.KINDS[str(form["method"])] == "prompt"
-    rewards = tuple(reward(row) for row in form.get("rewards") or ()) if earns else ()
-    if earns and not rewards:
+    method, config = str(form["method"]), cls(**typed(cls, form.get("settings") or {}))
+    rewards = tuple(reward(row) for row in form.get("rewards") or ()) if launch.KINDS[method] == "prompt" else ()
+    if launch.earns(method, config) and not rewards:
         raise _at("rewards", ConfigError("Nothing says what a completion earns; add a reward model or a verifier."))
-    return Order(str(form["method"]), cls(**typed(cls, form.get("settings") or {})), str(form["data"]).strip(),
+    return Order(method, config, str(form["data"]).strip(),
                  Adapter(**typed(Adapter, form.get("adapter") or {})), init, rewards,
                  str(form.get("name") or "").strip(), tuple(map(str, form.get("probes") or ())))  # fmt: skip
 

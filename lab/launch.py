@@ -220,7 +220,8 @@ def _grpo(base: SharedBase, run: Run, setup: Setup, config: Any, records: Sequen
 
 def _online(base: SharedBase, run: Run, setup: Setup, config: Any, records: Sequence[Any]) -> Built:
     own = _policy(base, run, setup, config)
-    state = online_story.start(base, records, config, rewards_of(base, run, setup, config), policy=own,
+    rewards = rewards_of(base, run, setup, config) if setup.rewards or earns("online", config) else None
+    state = online_story.start(base, records, config, rewards, policy=own,
                                prefix=f"{own}-", probes=probes(setup, config))  # fmt: skip
     return Built(state, config, online_story.online)
 
@@ -304,6 +305,11 @@ def members(part: str, found: tuple[Path, dict[str, Any]]) -> dict[str, tuple[Pa
             return out
         out[f"{part}-{i}"] = (other, where | {"member": i})
     raise AssertionError("unreachable")
+
+
+def earns(method: str, config: Any = None) -> bool:
+    """Whether a method needs something that says what a completion earns; a run that asks for verdicts does not."""
+    return KINDS[method] == "prompt" and getattr(config, "judge", "") != "asked"
 
 
 def kind_of(method: str, config: Any) -> Kind:

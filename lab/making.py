@@ -91,6 +91,8 @@ def prepare(root: Path | str, order: Order, ground: Setup | None = None) -> Read
         if order.init:
             found[launch.PARTS[order.method]] = launch.find_role(root, order.init)
     with _about("rewards"):
+        if launch.earns(order.method, order.config) and not order.rewards:
+            raise ConfigError("Nothing says what a completion earns; give a reward model, a verifier or a program.")
         earned, judges = judged(order.rewards)
         for part, text in judges.items():
             found[part] = launch.find_role(root, text)

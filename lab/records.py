@@ -181,6 +181,16 @@ def completion_text(completion: Completion) -> str:
     return "\n".join(f"{m.role}: {m.content}" for m in completion)
 
 
+def comparison(row: Mapping[str, Any]) -> Comparison:
+    """The comparison that `to_json` wrote."""
+
+    def text(value: Any) -> Any:
+        return value if isinstance(value, str) else tuple(Message(m["role"], m["content"]) for m in value)
+
+    a_ended, b_ended = row.get("ended", (True, True))
+    return Comparison(text(row["prompt"]), text(row["a"]), text(row["b"]), (bool(a_ended), bool(b_ended)))
+
+
 def to_json(record: Any) -> Any:
     """A record (nested dataclasses, tuples) as JSON-able values."""
     return asdict(record) if is_dataclass(record) and not isinstance(record, type) else record

@@ -5,6 +5,7 @@
     status.json     how the run is now, replaced as a whole about once a second
     checkpoints/    step-000040/ …, each under its name only when it is complete on disk
     failure/        step-000041/, what an error left behind: its text and the batch
+    replies/        step-000041.jsonl, the verdicts a step asked for; kept before the run goes on with them
     lock            held by the one process that may write here
 
 Writers go through `Run`; the terminal, the notebook and the Studio read with `Run.read` or a `Follower`, by cursor.
@@ -20,7 +21,7 @@ import shutil
 import socket
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from importlib import metadata
@@ -34,6 +35,7 @@ from lab.config import CONFIGS, ConfigError, live_settings
 from lab.disk import append_line, pretty, process_lives, publish, write_atomic
 from lab.events import Edited, Event, Logged, Saved, from_json, to_json
 from lab.follow import START, Cursor, Follower, Series
+from lab.records import Comparison, Verdict, digest
 
 __all__ = [
     "START",
@@ -319,6 +321,29 @@ class Run:
                 f"the checkpoint of step {step} could not be written ({why}); {kept}free some space and play on."
             ) from error
         return final
+
+    def save_reply(self, step: int, comparisons: Sequence[Comparison], verdicts: Sequence[Verdict]) -> None:
+        """Keeps the verdicts that a step asked for. Raises DiskError when the disk refuses."""
+        rows = [{"comparison": c.id, "a": digest(c.a), **asdict(v)} for c, v in zip(comparisons, verdicts, strict=True)]
+        path = self.path / "replies" / f"step-{step:06d}.jsonl"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            write_atomic(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode())
+        except OSError as error:
+            raise DiskError(
+                f"the verdicts of step {step} could not be kept ({error.strerror or error}); free some space and "
+                "answer again."
+            ) from error
+
+    def reply(self, step: int, comparisons: Sequence[Comparison]) -> list[Verdict] | None:
+        """The verdicts kept for these comparisons of a step, or None where there are none, or they were on others."""
+        try:
+            rows = [json.loads(line) for line in (self.path / "replies" / f"step-{step:06d}.jsonl").open("rb")]
+        except FileNotFoundError:
+            return None
+        if [(r["comparison"], r["a"]) for r in rows] != [(c.id, digest(c.a)) for c in comparisons]:
+            return None
+        return [Verdict(r["p"], r["annotator"], r["why"]) for r in rows]
 
     def save_failure(self, step: int, error: BaseException) -> Path:
         """Leaves behind what went wrong: the traceback, and what the error carries as `evidence`.

@@ -14,17 +14,19 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from lab.config import ConfigError, live_settings
-from lab.events import Checked, Done, Edited, Evaluated, Event, Probed, Progress, Saved, Skipped, Started, Updated
+from lab.events import Ask, Done, Edited, Event, Progress, Saved, Started, Updated
 from lab.foreground import run_in_foreground
+from lab.pace import Pace
+from lab.records import Verdict
 from lab.runs import DiskError, Run, RunError, Status, one_sentence, resume_command
-from lab.state import LOOKS, Build, Built, Listener, Method, State, coerce
+from lab.state import Build, Built, Listener, Method, State, answered, begins_step, built_at, coerce, only_looks
 from lab.worker import Worker, default_worker
 
 __all__ = ["Build", "Built", "Method", "Session", "State", "Worker", "close_current", "resume", "run_in_foreground"]
@@ -61,11 +63,12 @@ class Session:
         self._wanted = "pause"
         self._budget: int | None = None
         self._queued = self._in_turn = self._marked = self._again = False
+        self._asked: Ask | None = None
         self._safe, self._save_due = True, False
         self._held: Event | None = None
         self._edits: deque[tuple[Future[Edited], str, Any]] = deque()
         self._listeners: list[Listener] = []
-        self._pace = _Pace()
+        self._pace = Pace()
         self._over = threading.Event()
         if not locked:
             run.lock()
@@ -123,6 +126,29 @@ class Session:
             self._edits.append((future, name, value))
         self.worker.submit(self._apply_edits)
         return future
+
+    @property
+    def asking(self) -> Ask | None:
+        """The question the run waits with, or None."""
+        with self._changed:
+            return self._held if isinstance(self._held, Ask) and self._held.reply.verdicts is None else None
+
+    def answer(self, verdicts: Sequence[Verdict]) -> None:
+        """Answers what the run asks, one verdict for each comparison; they are kept, and the run goes on.
+
+        Raises RunError when it asks nothing now, ValueError for another number of verdicts, DiskError when the disk
+        refuses them.
+        """
+        with self._changed:
+            self._refuse_if_over()
+            ask = self.asking
+            if ask is None:
+                raise RunError(f"{self.run.id} asks nothing now.")
+            Ask(ask.step, ask.comparisons).answer(verdicts)  # refuses what does not fit
+            self.run.save_reply(ask.step, ask.comparisons, verdicts)
+            ask.answer(verdicts)
+            if self._wanted != "pause" and not self._queued and not self._in_turn:
+                self._queue()
 
     def call(self, fn: Callable[[Any], Any]) -> Future[Any]:
         """Calls `fn(state)` in the worker thread between two events, also while paused. It must not change the run."""
@@ -186,12 +212,8 @@ class Session:
         """Ends at once, without a checkpoint: what came after the last one is repeated on resuming."""
         if self.done is None:
             last = self.run.latest_checkpoint()
-            self._end(
-                "stopped",
-                "left without a checkpoint"
-                + ("" if last is None else f" after step {last}")
-                + f"; go on with: {resume_command(self.run)}",
-            )
+            after = "" if last is None else f" after step {last}"
+            self._end("stopped", f"left without a checkpoint{after}; go on with: {resume_command(self.run)}")
 
     # ------------------------------------------------------------------ the worker thread
 
@@ -234,8 +256,11 @@ class Session:
             if self.done is not None:
                 getattr(self._events, "close", lambda: None)()
             else:
+                ask = self.asking
                 if self._wanted == "pause":
                     self._show(state="paused", wanted="", phase="", done=0, of=0)
+                elif ask is not None and self._wanted == "play":
+                    self._show(state="paused", wanted="", phase="asking", done=0, of=len(ask.comparisons))
                 else:
                     self._queue()
             self._changed.notify_all()
@@ -258,6 +283,11 @@ class Session:
         """Plays to the next safe point at the beginning of a step."""
         while self.done is None:
             self.worker.serve()
+            if isinstance(self._held, Ask):
+                if not self._answered(self._held):
+                    return
+                self._held, self._safe = None, False
+                continue
             if self._held is not None:
                 event, self._held = self._held, None
                 self._safe = False
@@ -266,17 +296,20 @@ class Session:
                     event = next(self._events, None) or Done(self.state.step, "finished")
                 if self.done is not None:
                     return
-                if self._again and self._only_looks(event):  # said before the generator was called again
+                if self._again and only_looks(event):  # said before the generator was called again
                     continue
                 self._again = False
-                if self._safe and self._begins_step(event):
+                if isinstance(event, Ask):
+                    self._held, self._safe = event, True
+                    continue
+                if self._safe and begins_step(event):
                     self._marked, self._held = True, event
                     return
                 if isinstance(event, Done):
                     self._held, self._safe = event, True
                     self._settle()
                     return
-                self._safe = self._safe and self._only_looks(event)
+                self._safe = self._safe and only_looks(event)
             try:
                 self._take(event)
             except DiskError:
@@ -287,12 +320,15 @@ class Session:
                 if not self._marked:
                     return
 
-    def _begins_step(self, event: Event) -> bool:
-        return isinstance(event, Progress) and event.done == 0 and event.phase not in LOOKS
-
-    def _only_looks(self, event: Event) -> bool:
-        looks = (Started, Checked, Probed, Evaluated, Skipped)
-        return isinstance(event, looks) or (isinstance(event, Progress) and event.phase in LOOKS)
+    def _answered(self, ask: Ask) -> bool:
+        """Whether the verdicts are there, given or kept from before; if not, the question is said, once."""
+        said = answered(self.run, ask)
+        if said is not None:
+            self._log(said)
+        elif ask != self._asked:  # a generator that was called again asks the same
+            self._log(ask)
+            self._asked = ask
+        return said is not None
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Started) and not event.note:  # the session has said so already
@@ -343,7 +379,9 @@ class Session:
 
     def _call_again(self) -> None:
         """A generator that waits at the beginning of a step has read its settings; a fresh one reads the new ones."""
-        if isinstance(self._held, Progress):
+        if isinstance(self._held, Progress | Ask):
+            if isinstance(self._held, Ask) and self._wanted != "pause" and not (self._queued or self._in_turn):
+                self._queue()  # a run that waits for verdicts has no turn of its own
             getattr(self._events, "close", lambda: None)()
             self._events, self._held, self._again = iter(self.method(self.state, self.config)), None, True
 
@@ -422,26 +460,6 @@ class Session:
             raise RunError(f"{self.run.id} has {self.done.outcome}; {on}.")
 
 
-class _Pace:
-    """Seconds of work per step, with pauses left out."""
-
-    def __init__(self) -> None:
-        self._spent, self._began = 0.0, 0.0
-        self._steps: deque[float] = deque(maxlen=20)
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._spent += time.monotonic() - self._began
-
-    def eta_s(self, steps: int) -> float:
-        """Closes a step; seconds for `steps` more at the mean of the last twenty."""
-        self._steps.append(self._spent)
-        self._spent = 0.0
-        return steps * sum(self._steps) / len(self._steps)
-
-
 def resume(run: Run, build: Build, *, worker: Worker | None = None, engine: str = "") -> Session:
     """A session that goes on from the run's latest checkpoint, or from its start when there is none yet.
 
@@ -456,7 +474,7 @@ def resume(run: Run, build: Build, *, worker: Worker | None = None, engine: str 
         begun = bool(run.read()[0])
         run.write_status(replace(before, state="starting", error="", engine=engine, heartbeat=time.time(),
                                  pid=os.getpid(), host=socket.gethostname()))  # fmt: skip
-        built = (worker or default_worker()).submit(lambda: _load(run, build)).result()
+        built = (worker or default_worker()).submit(lambda: built_at(run, build)).result()
         note = f"resumed from step {built.state.step}" if begun else ""
         return Session(
             run, built.state, built.config, built.method, worker=worker, note=note, engine=engine, locked=True
@@ -466,17 +484,6 @@ def resume(run: Run, build: Build, *, worker: Worker | None = None, engine: str 
             run.write_status(before)
         run.unlock()
         raise
-
-
-def _load(run: Run, build: Build) -> Built:
-    built = build(run)
-    step = run.latest_checkpoint()
-    if step is not None:
-        built.state.load(run.checkpoint(step))
-        for edit in run.edits():
-            if edit.step == step:
-                built.state.live[edit.name] = edit.new
-    return built
 
 
 _CURRENT: list[Session] = []

@@ -14,7 +14,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from lab.config import CONFIGS, check, setting
-from lab.events import Checked, Done, Evaluated, Event, Probed, Progress, Sample, Started, Updated
+from lab.events import Ask, Checked, Done, Evaluated, Event, Probed, Progress, Sample, Started, Updated
+from lab.records import Comparison
 from lab.runs import Run
 from lab.session import Built
 
@@ -32,6 +33,7 @@ class ToyConfig:
     fail_at: int = setting(0, "step that raises (0: none)", low=0)
     marks: bool = setting(True, "whether steps begin with Progress")
     torch: bool = setting(True, "whether the noise is torch's (without it a process starts faster)")
+    asks: int = setting(0, "comparisons it asks about in every step; the share preferred is where w walks to", low=0)
     seed: int = setting(0, "seed")
 
     def __post_init__(self) -> None:
@@ -125,6 +127,14 @@ def toy(state: ToyState, config: ToyConfig) -> Iterator[Event]:
         now = replace(config, **state.live)
         if config.marks:
             yield Progress(state.step, "sampling", 0, 2)
+        goal = 1.0
+        if config.asks:
+            question = Ask(state.step + 1, tuple(Comparison(f"{state.step}?", f"a{i}", f"b{i}")
+                                                 for i in range(config.asks)))  # fmt: skip
+            while question.reply.verdicts is None:
+                yield question
+            given = [v.p for v in question.reply.verdicts if v.p is not None]
+            goal = sum(given) / len(given) if given else 0.0
         x = state.data.standard_normal(4)
         yield Progress(state.step, "sampling", 1, 2)
         y = state.noise.draw()
@@ -133,7 +143,7 @@ def toy(state: ToyState, config: ToyConfig) -> Iterator[Event]:
         yield Progress(state.step, "updating", 0, 1)
         if config.fail_at == state.step + 1:
             raise TroubleError("the loss is not finite", rows=["a", "b"])
-        state.w = state.w + now.lr * (1 - state.w + now.spread * (x + y))
+        state.w = state.w + now.lr * (goal - state.w + now.spread * (x + y))
         state.step += 1
         yield Updated(state.step, {"w": float(state.w[0]), "lr": now.lr})
         yield Checked(state.step, "finite", True, 0.0, 0.0, "every weight is finite")

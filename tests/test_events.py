@@ -10,6 +10,7 @@ import pytest
 
 from lab import events as ev
 from lab.events import KINDS, Sample, from_json, to_json
+from lab.records import Comparison, Message, Verdict
 
 SAMPLE = Sample("p", "c", True, 1.5, -0.25, (("answer", 1.0), ("filler", -0.25)), 0.75, ("c", "<end>"), (-0.5, -0.1),
                 (-1.0, -0.35))  # fmt: skip
@@ -23,6 +24,14 @@ EVERY = (
     ev.Saved(4, "checkpoints/step-000004"),
     ev.Edited(4, "kl", 0.05, 0.1),
     ev.Skipped(0, "longer than 64 tokens", 2, ("data.jsonl, line 3",)),
+    ev.Ask(
+        5,
+        (
+            Comparison((Message("user", "x?"),), "a", (Message("assistant", "b"),), (True, False)),
+            Comparison("plain?", "a", "b"),
+        ),
+    ),
+    ev.Answered(5, 1, 1, ("alex",)),
     ev.Done(60, "finished", "all steps are done"),
 )
 
@@ -74,3 +83,18 @@ def test_events_are_frozen_and_small() -> None:
         assert not hasattr(event, "__dict__")
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(event, dataclasses.fields(event)[0].name, 1)
+
+
+def test_a_question_takes_one_verdict_for_each_comparison() -> None:
+    ask = ev.Ask(1, (Comparison("x?", "a", "b"), Comparison("y?", "a", "b")))
+    assert ask.reply.verdicts is None
+    with pytest.raises(ValueError, match="There are 2 comparisons and 1 verdicts; give one each"):
+        ask.answer([Verdict(1.0)])
+    for p in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match=r"A verdict of alex says p = .*; it must lie in \[0, 1\]"):
+            ask.answer([Verdict(1.0), Verdict(p, "alex")])
+    assert ask.reply.verdicts is None
+    ask.answer([Verdict(0.25), Verdict(None)])
+    assert ask.reply.verdicts == (Verdict(0.25), Verdict(None))
+    assert ask == ev.Ask(1, ask.comparisons), "an answer is no part of the question"
+    assert "reply" not in to_json(ask)

@@ -16,7 +16,8 @@ from tests.house import ROOT, above, imports, module_of, python_files, tree
 
 FLOORS = (
     # 0: what was said, what happened, the settings, the arithmetic; files, threads and ports of the machine
-    ("lab.records", "lab.events", "lab.config", "lab.objectives", "lab.disk", "lab.worker", "lab.machine"),
+    ("lab.records", "lab.events", "lab.config", "lab.objectives", "lab.disk", "lab.worker", "lab.machine",
+     "lab.pace"),
     # 1: text and tokens, the base and its roles; a base that is a table
     ("lab.template", "lab.chat", "lab.columns", "lab.data", "lab.encode", "lab.rankings", "lab.steps",
      "lab.pack", "lab.attention", "lab.lowrank", "lab.roles", "lab.quantise", "lab.base", "lab.saving",

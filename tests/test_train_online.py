@@ -11,13 +11,14 @@ import torch
 from lab.base import SharedBase
 from lab.config import Adapter, ConfigError
 from lab.config.online import OnlineConfig
-from lab.events import Checked, Probed, Updated
+from lab.events import Ask, Checked, Probed, Updated
+from lab.feedback.duels import comparisons, ruled
 from lab.feedback.rewards import RewardError, Rewards
 from lab.learner import NonFiniteError
 from lab.objectives.preference import OBJECTIVES
 from lab.pack import Row
 from lab.probes import Probes
-from lab.records import Message, PromptRow
+from lab.records import Comparison, Message, PromptRow, Verdict
 from lab.sample import SampleError, sample, stream
 from lab.score import score
 from lab.tabular import TabularWorld, forecasts, total_variation
@@ -484,3 +485,86 @@ def test_nash_md_reaches_its_fixed_point(mixture):
     assert float(total_variation(found[0], nash(SAID, BETTER, 0.2, mixture))) < 0.03
     apart = total_variation(nash(SAID, BETTER, 0.2, 0.5), nash(SAID, BETTER, 0.2, 1.0))
     assert float(apart) > 0.1
+
+
+# --- asking ----------------------------------------------------------------------------------------------------------
+
+
+ASKED = replace(DPO, judge="asked")
+
+
+def answered(state, config, verdict):
+    """The events of a run whose questions are answered by `verdict(comparison)`."""
+    events = []
+    for event in O.online(state, config):
+        if isinstance(event, Ask):
+            event.answer([verdict(c) for c in event.comparisons])
+        events.append(event)
+    return events
+
+
+def wins(comparison):
+    """The reward's verdict, as somebody else would give it."""
+    place = next(p for p in PROMPTS if p.prompt == comparison.prompt)
+    a, b = (letters("", text, place.columns) for text in (comparison.a, comparison.b))
+    return Verdict(0.5 if a == b else float(a > b), "somebody")
+
+
+def test_asking_somebody_who_says_what_the_reward_says_is_the_same_run(qwen3_folder):
+    """Bit for bit, but for the figures about rewards, which nobody knows when there are none."""
+    judged = start(load(qwen3_folder), DPO)
+    seen = metrics(O.online(judged, DPO))
+    asked = O.start(load(qwen3_folder), PROMPTS, ASKED, None, probes=Probes((PROMPTS[0].prompt,), 8))
+    events = answered(asked, ASKED, wins)
+    assert torch.equal(judged.base.role("policy").weights, asked.base.role("policy").weights)
+    for one, other in zip(seen, (e.metrics for e in events if isinstance(e, Updated)), strict=True):
+        assert {k: v for k, v in one.items() if not k.startswith(("reward", "score", "step_s"))} == {
+            k: v for k, v in other.items() if k != "step_s"}  # fmt: skip
+    assert [e.ok for e in events if isinstance(e, Checked)] == [True] * len(
+        [e for e in events if isinstance(e, Checked)]
+    )
+    assert [e.step for e in events if isinstance(e, Ask)] == [1, 2, 3]
+    assert all(len(e.comparisons) == 4 for e in events if isinstance(e, Ask))
+
+
+def test_pairs_left_open_and_pairs_of_the_same_words(base):
+    """Four pairs: sure, unsure, left open, and (not asked about) two completions that say the same."""
+    state = O.start(base, PROMPTS, ASKED, None)
+    duels = O.experience(state, ASKED)
+    duels = replace(duels, same=torch.tensor([False, False, False, True]))
+    assert len(comparisons(duels)) == 3
+    assert comparisons(duels)[0] == Comparison(
+        duels.rollouts[0].prompt, duels.rollouts[0].completion, duels.rollouts[1].completion,
+        (duels.rollouts[0].ended, duels.rollouts[1].ended))  # fmt: skip
+    said = [Verdict(1.0), Verdict(0.3), Verdict(None)]
+    seen = ruled(duels, said, "half", "keep")
+    assert seen.preference.tolist() == pytest.approx([1.0, 0.3, 0.5, 0.5])
+    assert seen.counted.tolist() == [True, True, False, True]
+    assert seen.tied.tolist() == [False, False, False, True]
+    dropped = ruled(duels, said, "drop", "keep")
+    assert dropped.counted.tolist() == [True, True, False, False]
+    nobody = ruled(duels, [Verdict(None)] * 3, "half", "keep")
+    assert nobody.counted.tolist() == [False, False, False, True]
+    before = base.role("policy").weights.clone()
+    state.own()
+    assert O.update(state, ASKED, ruled(duels, [Verdict(None)] * 3, "drop", "keep"))["loss"] == 0.0
+    assert torch.equal(base.role("policy").weights, before), "nobody said anything, so nothing is learnt"
+
+
+def test_more_passes_over_dear_pairs(base):
+    """Three passes over the same pairs: three updates, the first as if alone, and the loss falls."""
+    config = replace(ASKED, steps=1, epochs=3, lr=3e-3)
+    state = O.start(base, PROMPTS, config, None)
+    events = answered(state, config, wins)
+    (seen,) = [e.metrics for e in events if isinstance(e, Updated)]
+    assert seen["updates"] == 3
+    assert seen["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert seen["last_loss"] < seen["loss"] - 1e-3
+    assert all(e.ok for e in events if isinstance(e, Checked))
+
+
+def test_who_must_judge(base):
+    with pytest.raises(RewardError, match="Nothing says what a completion earns; give rewards, or judge=asked"):
+        O.start(base, PROMPTS, DPO, None)
+    with pytest.raises(ConfigError, match="epochs is 2; nash_md learns from what the policy says now"):
+        replace(NASH, epochs=2)

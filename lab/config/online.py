@@ -27,11 +27,17 @@ class OnlineConfig:
     prompts: int = setting(32, "distinct prompts per step, each with two completions", unit="prompts", low=1)
     judge: str = setting(
         "verdict",
-        "what a comparison says: the higher reward wins, or it wins with the probability σ of the difference",
-        choices=("verdict", "probability"),
+        "what a comparison says: the higher reward wins, it wins with the probability σ of the difference, or the run "
+        "waits until somebody has answered",
+        choices=("verdict", "probability", "asked"),
+    )
+    epochs: int = setting(
+        1, "passes over a step's pairs, one update each; more than one where verdicts are dear", unit="passes", low=1
     )
     ties: str = setting(
-        "half", "pairs of equal rewards: each side wins by half, or the pair is dropped", choices=("half", "drop")
+        "half",
+        "pairs of equal rewards, or called equal: each side wins by half, or the pair is dropped",
+        choices=("half", "drop"),
     )
     beta: float | None = setting(
         None, "β: how much reward a nat of log-ratio stands for; empty: the objective's own", unit="reward per nat",
@@ -94,6 +100,9 @@ class OnlineConfig:
         for name in KNOBS:
             if name != "beta" and getattr(self, name) is not None:
                 raise ConfigError(f"{name} is given, but {self.objective} does not read it; what it reads: beta.")
+        if self.epochs > 1:
+            raise ConfigError(f"epochs is {self.epochs}; {self.objective} learns from what the policy says now, and "
+                              "after one update it would say something else: give 1.")  # fmt: skip
         if self.beta is None:
             object.__setattr__(self, "beta", 0.1)
         if self.objective == "xpo" and self.beta == 0:

@@ -84,6 +84,8 @@ class _Planner:
         config = self.made(cls, says, stage, method, beside=beside)
         if config is None:
             return None
+        if earns and not launch.earns(method, config):
+            self.wrong(stage.place("judge"), "a stage of a recipe has nobody to ask; give it rewards.")
         planned = Planned(name, method, config, stage, self.start(stage))
         if method == COMPARE and not self.world:
             self.wrong(stage.place(), "the annotators judge answers of the tiny world alone; give the pairs as data.")

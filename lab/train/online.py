@@ -10,8 +10,12 @@ Any reward can judge: a reward model, an ensemble, a verifier, a program. Its ve
 (p is 1, or ½ in a tie), or, as Bradley and Terry have it, p = σ(r(y) − r(y')). With the latter the pair objectives end
 where E[r] − β KL does; with verdicts DPO has no end, since no finite margin makes a pair certain.
 
-One update a step: its own log-probabilities are those the policy's completions were sampled with. Reference and rewards
-score in one pass, both completions share their prompt's tokens, and never their noise: equal roles would say the same.
+With `judge` = asked the run says `Ask` with its pairs and waits for whoever answers: people, a judge, a program.
+A pair left open is left out, and nobody is asked about two completions that say the same.
+
+One update a step, unless `epochs` asks for more passes over pairs that were dear; in the first one its own
+log-probabilities are those the policy's completions were sampled with. Reference and rewards score in one pass, both
+completions share their prompt's tokens, and never their noise: equal roles would say the same.
 
 When to use: With a judge at hand that compares fresh answers, where pairs collected once have gone stale: what the
 policy begins to say is judged as it says it. The judge is asked at every step, so it must be cheap, and it is exploited
@@ -37,8 +41,9 @@ from lab.base import SharedBase
 from lab.config.online import ALONE, OnlineConfig
 from lab.data import batch_at
 from lab.encode import TokenPrompt, encode_prompts
-from lab.events import Checked, Event, Probed, Progress, Skipped, Started, Updated
-from lab.feedback.rewards import Earned, Rewards
+from lab.events import Ask, Checked, Event, Probed, Progress, Skipped, Started, Updated
+from lab.feedback.duels import Duels, comparisons, judged, ruled, whole
+from lab.feedback.rewards import RewardError, Rewards
 from lab.learner import Learner, apply_gradients, finite, learning_rate
 from lab.objectives import accuracy, k1, length_mask, masked_mean, missing_end, weighted_sum
 from lab.objectives.online import nash_md, xpo
@@ -61,45 +66,26 @@ class OnlineState(Learner):
     rewards: Rewards | None = None
 
 
-@dataclass(frozen=True)
-class Duels:
-    """One step's experience: P pairs, and in `rollouts` B = 2 P completions, those of pair i at 2 i and 2 i + 1.
-
-    earned           : the rewards of all completions
-    scores (P, 2)    : rewards, less what a missing end costs
-    preference (P,)  : the probability that the first completion is the better one
-    tied, counted (P,) : pairs of equal scores; pairs that take part in the loss
-    mine (B,)        : completions sampled from the policy; in every pair the first
-    sampled, reference, mask (B, T) : log-probabilities of the sampler and of the reference, nats; tokens that count
-    """
-
-    rollouts: list[Rollout]
-    earned: Earned
-    scores: Tensor
-    preference: Tensor
-    tied: Tensor
-    counted: Tensor
-    mine: Tensor
-    sampled: Tensor
-    reference: Tensor
-    mask: Tensor
-
-
 def start(
     base: SharedBase,
     prompts: Sequence[PromptRow],
     config: OnlineConfig,
-    rewards: Rewards,
+    rewards: Rewards | None,
     *,
     policy: str = "policy",
     prefix: str = "",
     probes: Probes | None = None,
 ) -> OnlineState:
-    """A state at step 0: the policy's role is on the base already, and a frozen copy of it becomes the reference."""
+    """A state at step 0: the policy's role is on the base already, and a frozen copy of it becomes the reference.
+
+    rewards : who judges; may be None where the run asks (`judge` = asked)
+    """
+    if rewards is None and config.judge != "asked":
+        raise RewardError("Nothing says what a completion earns; give rewards, or judge=asked.")
     encoded = encode_prompts(base.chat, prompts, base.window - config.max_new_tokens)
     names = {"policy": policy, "reference": f"{prefix}reference"}
     base.fork(policy, names["reference"], head=False)
-    names |= {f"reward-{i}" if i else "reward": role for i, role in enumerate(rewards.roles)}
+    names |= {f"reward-{i}" if i else "reward": role for i, role in enumerate(rewards.roles if rewards else ())}
     return OnlineState(base, names, ("policy",), config.steps, numbers={"updates": 0.0}, prompts=encoded.some(),
                        skipped=encoded.events(), probes=probes or Probes(), rewards=rewards)  # fmt: skip
 
@@ -115,10 +101,15 @@ def online(state: OnlineState, config: OnlineConfig) -> Iterator[Event]:
         began = time.perf_counter()
         yield Progress(state.step, "sampling", 0, now.batch)
         duels = experience(state, now)
+        if now.judge == "asked":
+            ask = Ask(state.step + 1, comparisons(duels))
+            while ask.reply.verdicts is None:
+                yield ask
+            duels = ruled(duels, ask.reply.verdicts, now.ties, now.truncated)
         frozen = state.frozen() if state.step == 0 else None
-        yield Progress(state.step, "updating", 0, 1)
+        yield Progress(state.step, "updating", 0, now.epochs)
         state.own()  # after the last yield before learning: another run may have had the turn
-        metrics = update(state, now, duels) | describe(state, now, duels)
+        metrics = learn(state, now, duels) | describe(state, now, duels)
         state.step += 1
         metrics["step_s"] = time.perf_counter() - began
         yield Updated(state.step, metrics)
@@ -150,29 +141,32 @@ def duel(state: OnlineState, config: OnlineConfig) -> list[Rollout]:
 
 def experience(state: OnlineState, config: OnlineConfig) -> Duels:
     """Samples the pairs, scores them under reference and rewards in one pass, and has one of each pair preferred."""
-    assert state.rewards is not None
     rollouts = duel(state, config)
-    want = {state.roles["reference"]: "logprobs"} | dict.fromkeys(state.rewards.roles, "reward")
+    roles = state.rewards.roles if state.rewards else ()
+    want = {state.roles["reference"]: "logprobs"} | dict.fromkeys(roles, "reward")
     pairs = [(r.prompt_ids, r.completion_ids) for r in rollouts]
     known = score(state.base, pairs, want, config.temperature, config.tokens_per_pass)
     reference = known[state.roles["reference"]]
-    earned = state.rewards.earn(rollouts, [p.columns for p in asked(state, config) for _ in range(2)], known)
+    columns = [p.columns for p in asked(state, config) for _ in range(2)]
+    earned = state.rewards.earn(rollouts, columns, known) if state.rewards else None
     ended = torch.tensor([r.ended for r in rollouts], device=reference.device)
     lengths = torch.tensor([len(r.completion_ids) for r in rollouts], device=reference.device)
     sampled = pad_sequence([torch.tensor(r.logprobs) for r in rollouts], batch_first=True).to(reference)
-    scores = missing_end(earned.total.to(reference), ended, config.missing_end).view(-1, 2)
+    total = torch.zeros(len(rollouts)) if earned is None else earned.total
+    scores = missing_end(total.to(reference), ended, config.missing_end).view(-1, 2)
     same = torch.tensor([a == b for a, b in zip(pairs[::2], pairs[1::2], strict=True)], device=reference.device)
     gap = torch.where(same, 0.0, scores[:, 0] - scores[:, 1])  # the same words are a tie, whatever rounding says
     tied = gap == 0
-    counted = (~tied | (config.ties == "half")) & (ended.view(-1, 2).all(1) | (config.truncated == "keep"))
+    counted = (~tied | (config.ties == "half")) & whole(config.truncated, rollouts).to(reference.device)
     mine = torch.tensor([r.role == state.roles["policy"] for r in rollouts], device=reference.device)
-    mask = length_mask(lengths, reference.shape[1])
-    return Duels(rollouts, earned, scores, judged(gap, config.judge), tied, counted, mine, sampled, reference, mask)
+    return Duels(rollouts, earned, scores, judged(gap, config.judge), tied, counted, same, mine, sampled, reference,
+                 length_mask(lengths, reference.shape[1]))  # fmt: skip
 
 
-def judged(gap: Tensor, judge: str) -> Tensor:
-    """(P,) the probability that the first completion is the better one, from what it earns more than the second."""
-    return torch.sigmoid(gap) if judge == "probability" else (torch.sign(gap) + 1) / 2
+def learn(state: OnlineState, config: OnlineConfig, duels: Duels) -> dict[str, float]:
+    """`epochs` updates on the step's pairs: the figures of the first, and where there are more the loss of the last."""
+    seen = [update(state, config, duels) for _ in range(config.epochs)]
+    return seen[0] | ({"last_loss": seen[-1]["loss"]} if len(seen) > 1 else {})
 
 
 def update(state: OnlineState, config: OnlineConfig, duels: Duels) -> dict[str, float]:
@@ -295,13 +289,17 @@ def describe(state: OnlineState, config: OnlineConfig, duels: Duels) -> dict[str
     """Figures of the policy's own completions, and of the verdicts."""
     mine = duels.mine.cpu()
     own = [r for r, m in zip(duels.rollouts, mine.tolist(), strict=True) if m]
-    reward = duels.earned.total[mine]
-    out = {"reward": float(reward.mean()), "reward_se": _se(reward), "score": float(duels.scores.view(-1)[duels.mine]
-           .mean()), "ties": float(duels.tied.float().mean()), "used": float(duels.counted.float().mean()),
+    out = {"ties": float(duels.tied.float().mean()), "used": float(duels.counted.float().mean()),
            "length": sum(len(r.completion_ids) for r in own) / len(own), "ended": sum(r.ended for r in own) / len(own),
-           "updates": state.numbers["updates"]} | duels.earned.figures()  # fmt: skip
+           "updates": state.numbers["updates"]}  # fmt: skip
+    if duels.earned is not None:
+        reward = duels.earned.total[mine]
+        out |= {"reward": float(reward.mean()), "reward_se": _se(reward),
+                "score": float(duels.scores.view(-1)[duels.mine].mean())} | duels.earned.figures()  # fmt: skip
     if config.objective in ALONE:
-        out |= {"reward_other": float(duels.earned.total[~mine].mean()), "win_rate": float(duels.preference.mean())}
+        out |= {"win_rate": float(duels.preference.mean())}
+        if duels.earned is not None:
+            out |= {"reward_other": float(duels.earned.total[~mine].mean())}
     if state.probes.gold is not None:
         gold = torch.tensor([state.probes.gold(prompt_text(r.prompt), r.completion, r.ended).score for r in own])
         out |= {"gold": float(gold.mean()), "gold_se": _se(gold)}
@@ -336,8 +334,9 @@ def checks(
     if frozen is not None:
         moved = [name for name, digest in state.frozen().items() if digest != frozen[name]]
         yield Checked(step, "frozen roles", not moved, len(moved), 0, "no frozen role changed by a bit")
-    yield Checked(step, "updates", state.numbers["updates"] == step, state.numbers["updates"], step,
-                  "one optimizer update a step")  # fmt: skip
+    want = step * config.epochs
+    yield Checked(step, "updates", state.numbers["updates"] == want, state.numbers["updates"], want,
+                  "optimizer updates = steps × passes")  # fmt: skip
 
 
 def _probed(state: OnlineState) -> Probed:
