@@ -99,7 +99,7 @@ def measured_table(played: Played) -> Table:
                   header_style="bold", title=f"On {rows[0].gold.n} held-out prompts", title_justify="left")  # fmt: skip
     for row in rows:
         gold = f"{row.gold.mean:+.2f} [{row.gold.low:+.2f}, {row.gold.high:+.2f}]"
-        table.add_row(Text(row.role, style="bold"), gold, *([number(row.proxy.mean)] if proxy else []),
+        table.add_row(Text(row.role, style="bold"), gold, *([number(row.proxy.mean)] if row.proxy else []),
                       f"{row.kl.mean:.2f}", f"{row.length:.1f}", f"{row.ended:.1%}", _won(row))  # fmt: skip
     return table
 

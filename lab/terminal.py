@@ -193,7 +193,7 @@ def demo_table(rows: Sequence[Any]) -> Table:
         table.add_row(
             Text(row.role, style="bold"),
             f"{row.gold.mean:+.2f} [{row.gold.low:+.2f}, {row.gold.high:+.2f}]",
-            f"{row.proxy.mean:+.2f}",
+            number(row.proxy and row.proxy.mean),
             f"{row.kl.mean:.2f}",
             f"{row.length:.1f}",
             f"{row.ended:.1%}",

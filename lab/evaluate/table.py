@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import sqrt
+from math import nan, sqrt
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,14 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One role's figures. `kl` is the summed k1 per completion to the reference, nats; `length` counts tokens."""
+    """One role's figures. `kl` is the summed k1 per completion to the reference, nats; `length` counts tokens.
+
+    `proxy` is None where no reward model scored the answers.
+    """
 
     role: str
     gold: Figure
-    proxy: Figure
+    proxy: Figure | None
     kl: Figure
     length: float
     ended: float
@@ -74,7 +77,7 @@ def compare_roles(
     roles: Mapping[str, str],
     gold: Gold,
     *,
-    reward: str,
+    reward: str | None,
     reference: str,
     max_new_tokens: int,
     against: str = "",
@@ -84,8 +87,8 @@ def compare_roles(
 ) -> list[Row]:
     """One row for each of `roles` (shown name -> role on the base), all on the same prompts with the same noise.
 
-    `reward` scores every answer (the proxy), `reference` is what the KL is measured to, `against` (a shown name) is
-    the opponent of the win rate.
+    `reward` scores every answer (the proxy; None: nobody does), `reference` is what the KL is measured to, `against`
+    (a shown name) is the opponent of the win rate.
     """
     golds: dict[str, list[float]] = {shown: [] for shown in roles}
     figures: dict[str, list[tuple[float, float, float, float]]] = {shown: [] for shown in roles}
@@ -104,8 +107,8 @@ def compare_roles(
     for shown in roles:
         proxy, kl, length, ended = (np.array(column) for column in zip(*figures[shown], strict=True))
         opponent = win_rate(golds[shown], golds[against]) if against and against != shown else None
-        rows.append(Row(shown, figure(golds[shown]), figure(proxy), figure(kl), float(length.mean()),
-                        float(ended.mean()), opponent))  # fmt: skip
+        rows.append(Row(shown, figure(golds[shown]), figure(proxy) if reward else None, figure(kl),
+                        float(length.mean()), float(ended.mean()), opponent))  # fmt: skip
     return rows
 
 
@@ -151,17 +154,15 @@ def reward_accuracy(
 
 
 def _measure(
-    base: SharedBase, rollouts: Sequence[Rollout], role: str, reward: str, reference: str, temperature: float
+    base: SharedBase, rollouts: Sequence[Rollout], role: str, reward: str | None, reference: str, temperature: float
 ) -> list[tuple[float, float, float, float]]:
-    """(proxy, KL, length, ended) of every rollout of one role."""
+    """(proxy, KL, length, ended) of every rollout of one role; the proxy is NaN where nobody scores."""
     pairs = [(r.prompt_ids, r.completion_ids) for r in rollouts]
-    want = {role: "logprobs", reference: "logprobs", reward: "reward"}
+    want = {role: "logprobs", reference: "logprobs"} | ({reward: "reward"} if reward else {})
     known = score(base, pairs, want, temperature)
     kl = (known[role] - known[reference]).sum(1)
-    return [
-        (float(known[reward][i]), float(kl[i]), float(len(r.completion_ids)), float(r.ended))
-        for i, r in enumerate(rollouts)
-    ]
+    proxy = known[reward].tolist() if reward else [nan] * len(rollouts)
+    return [(proxy[i], float(kl[i]), float(len(r.completion_ids)), float(r.ended)) for i, r in enumerate(rollouts)]
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -48,33 +47,29 @@ class SideBySide:
 
 @dataclass(frozen=True)
 class Scoreboard:
-    """Roles measured on held-out prompts, one line each, with 95 % intervals over the prompts.
-
-    `judged`: whether a reward model scored the answers too.
-    """
+    """Roles measured on held-out prompts, one line each, with 95 % intervals over the prompts."""
 
     rows: tuple[Row, ...]
-    judged: bool = True
 
     def __getitem__(self, role: str) -> Row:
         return next(row for row in self.rows if row.role == role)
 
     def _repr_html_(self) -> str:
-        proxy = ("reward (proxy)",) if self.judged else ()
+        proxy = ("reward (proxy)",) if self.rows[0].proxy else ()
         head = ("", "true score", *proxy, "KL to SFT", "length", "ended", "win rate against SFT")
         body = []
         for r in self.rows:
             w, g = r.win_rate, r.gold
             win = "–" if w is None else f"{w.mean:.0%} [{w.low:.0%}, {w.high:.0%}]"
             gold = f"<b>{g.mean:+.2f}</b> [{g.low:+.2f}, {g.high:+.2f}]"
-            score = (f"{r.proxy.mean:+.2f}",) if self.judged else ()
+            score = (f"{r.proxy.mean:+.2f}",) if r.proxy else ()
             figures = (f"{r.kl.mean:.2f}", f"{r.length:.1f}", f"{r.ended:.0%}")
             body.append((f"<b>{escape(r.role)}</b>", gold, *score, *figures, win))
         return cards.table(head, body, f"On {self.rows[0].gold.n} prompts that no stage has seen")
 
     def __repr__(self) -> str:
         return "\n".join(f"{r.role:>6}  true score {r.gold.mean:+.2f} [{r.gold.low:+.2f}, {r.gold.high:+.2f}]  "
-                         + (f"reward {r.proxy.mean:+.2f}  " if self.judged else "") + f"KL {r.kl.mean:.2f}"
+                         + (f"reward {r.proxy.mean:+.2f}  " if r.proxy else "") + f"KL {r.kl.mean:.2f}"
                          for r in self.rows)  # fmt: skip
 
 
@@ -213,11 +208,11 @@ class Workbench:
 
         def call() -> list[Row]:
             names = {shown: self.desk.role(self._name(role)) for shown, role in roles.items()}
-            with self._judge(reward) as judge:
-                return compare_roles(self.base, prompts, names, tiny.gold, reward=judge, reference=names[reference],
-                                     against=reference, max_new_tokens=tiny.MAX_NEW_TOKENS, seed=seed)  # fmt: skip
+            judge = None if reward is None else self.desk.role(self._name(reward))
+            return compare_roles(self.base, prompts, names, tiny.gold, reward=judge, reference=names[reference],
+                                 against=reference, max_new_tokens=tiny.MAX_NEW_TOKENS, seed=seed)  # fmt: skip
 
-        return Scoreboard(tuple(self.call(call)), judged=reward is not None)
+        return Scoreboard(tuple(self.call(call)))
 
     def role(self, run: Run | str) -> str:
         """The role on `base` that a run has trained, loaded if it is not there; for functions that take a base."""
@@ -263,20 +258,6 @@ class Workbench:
         known = describe(self.base, rollouts, gold, reward=self.desk.reward(), temperature=temperature)
         n = len(asked)
         return SideBySide(asked, {shown: known[i * n : (i + 1) * n] for i, shown in enumerate(names)})
-
-    @contextmanager
-    def _judge(self, reward: Run | str | None) -> Iterator[str]:
-        """The reward model's role; without one, a role whose head scores 0 for the time being."""
-        if reward is not None:
-            yield self.desk.role(self._name(reward))
-            return
-        blank = "measure-blank"
-        self.base.add_role(blank)
-        self.base.add_head(blank)
-        try:
-            yield blank
-        finally:
-            self.base.drop(blank)
 
     @staticmethod
     def _name(run: Run | str) -> str:

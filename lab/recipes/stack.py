@@ -233,12 +233,12 @@ class _Stack:
 
         def rows(progress: Callable[[int, int], None]) -> list[Row]:
             roles = {RAW: RAW} | {s.name: self.desk.role(s.name) for s in policies}
-            with _judge(self.desk, judges) as judge:
-                return compare_roles(
-                    self.desk.base, prompts, roles, tiny.gold, reward=judge, reference=roles[policies[0].name],
-                    against=policies[0].name, max_new_tokens=tiny.MAX_NEW_TOKENS,
-                    temperature=getattr(policies[-1].config, "temperature", 1.0), seed=self.plan.ground.seed + 1,
-                    on_progress=progress)  # fmt: skip
+            judge = self.desk.role(judges[-1]) if judges else None
+            return compare_roles(
+                self.desk.base, prompts, roles, tiny.gold, reward=judge, reference=roles[policies[0].name],
+                against=policies[0].name, max_new_tokens=tiny.MAX_NEW_TOKENS,
+                temperature=getattr(policies[-1].config, "temperature", 1.0), seed=self.plan.ground.seed + 1,
+                on_progress=progress)  # fmt: skip
 
         return self.ask("measuring on held-out prompts", rows), judges[-1] if judges else ""
 
@@ -258,18 +258,3 @@ class _Stack:
             left.set()
             wait([future])
             raise
-
-
-@contextmanager
-def _judge(desk: Desk, judges: Sequence[str]) -> Iterator[str]:
-    """The last reward model's role; without one, a role whose head scores 0 for the time being."""
-    if judges:
-        yield desk.role(judges[-1])
-        return
-    blank = "recipe-blank"
-    desk.base.add_role(blank)
-    desk.base.add_head(blank)
-    try:
-        yield blank
-    finally:
-        desk.base.drop(blank)
