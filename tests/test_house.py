@@ -29,10 +29,10 @@ FLOORS = (
     # 4: runs on disk and in memory, the engine, measuring, the tiny world
     ("lab.evaluate", "lab.tiny", "lab.follow", "lab.runs", "lab.foreground", "lab.session", "lab.client",
      "lab.engine", "lab.earning", "lab.launch", "lab.making", "lab.catalogue", "lab.form", "lab.desk", "lab.demo",
-     "lab.recipes"),
+     "lab.recipes", "lab.cai"),
     # 5: the faces
     ("lab.reading", "lab.metrics", "lab.figures", "lab.charts", "lab.terminal", "lab.showcase",
-     "lab.notebook", "lab.commands", "lab.measuring", "lab.playbill", "lab.cli", "lab.__main__"),
+     "lab.notebook", "lab.commands", "lab.measuring", "lab.playbill", "lab.constitution_commands", "lab.cli", "lab.__main__"),
     # 6: the Studio, a skin over the faces
     ("apps",),
 )  # fmt: skip

@@ -20,6 +20,10 @@ from typing import NamedTuple, Protocol
 from lab.records import Comparison, Preference, Verdict
 
 
+class JudgeError(ValueError):
+    """A judge that cannot be asked, with the reason and what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Opinion:
     """What a judge said of a comparison in the order it was shown.
