@@ -150,6 +150,10 @@ class Session:
             if self._wanted != "pause" and not self._queued and not self._in_turn:
                 self._queue()
 
+    def fail(self, error: BaseException) -> None:
+        """Ends the run as failed: somebody it waits for cannot go on."""
+        self.worker.submit(lambda: self.done is None and self._fail(error))
+
     def call(self, fn: Callable[[Any], Any]) -> Future[Any]:
         """Calls `fn(state)` in the worker thread between two events, also while paused. It must not change the run."""
         return self.worker.submit(lambda: fn(self.state))

@@ -28,11 +28,13 @@ FLOORS = (
     ("lab.train",),
     # 4: runs on disk and in memory, the engine, measuring, the tiny world
     ("lab.evaluate", "lab.tiny", "lab.follow", "lab.runs", "lab.foreground", "lab.session", "lab.client",
-     "lab.engine", "lab.earning", "lab.launch", "lab.making", "lab.catalogue", "lab.form", "lab.desk", "lab.demo",
-     "lab.recipes", "lab.cai"),
+     "lab.engine", "lab.asking", "lab.earning", "lab.judges", "lab.launch", "lab.making", "lab.catalogue", "lab.form", "lab.desk",
+     "lab.demo", "lab.recipes", "lab.cai"),
     # 5: the faces
     ("lab.reading", "lab.metrics", "lab.figures", "lab.charts", "lab.terminal", "lab.showcase",
-     "lab.notebook", "lab.commands", "lab.measuring", "lab.playbill", "lab.constitution_commands", "lab.cli", "lab.__main__"),
+     "lab.notebook", "lab.commands", "lab.measuring", "lab.jury", "lab.playbill", "lab.constitution_commands",
+     "lab.labelling", "lab.label_server",
+     "lab.cli", "lab.__main__"),
     # 6: the Studio, a skin over the faces
     ("apps",),
 )  # fmt: skip
@@ -223,6 +225,7 @@ CATCHES_ALL = {
     ("lab/session.py", "_tell"): "whoever watches a run must not be able to end it",
     ("lab/feedback/cell/inside.py", "_one_line"): "foreign code may make errors whose text raises one itself",
     ("lab/worker.py", "_answer"): "whoever asked for the call gets the error through its future",
+    ("lab/asking.py", "watch"): "a thread of its own: the run it answers ends with the error",
     ("lab/engine.py", "endpoint"): "one request must not harm the runs; whoever asked gets the sentence",
     ("lab/engine.py", "pump"): "the stream is under way: its last line says what happened",
     ("apps/studio/link.py", "_hear"): "whatever keeps the engine from answering, people can do the same about it",
