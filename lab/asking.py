@@ -4,6 +4,8 @@
     attend(session, by_people(store, run.id))   the pairs go into the store as items; when they have their votes, p is
                                                 the share of the votes
 
+    answerer("annotator:crowd", base, …)         either, as it is written down
+
 What the store keeps for evaluation is not learnt from: those pairs are left open, and their votes stay in the store. An
 item knows the run and the step it comes from, the run's log knows who answered, and its checkpoints hold the policy of
 every step that was saved: a round can be followed in either direction.
@@ -16,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.events import Ask
@@ -24,6 +27,7 @@ from lab.records import Comparison, Verdict
 from lab.runs import RunError
 
 if TYPE_CHECKING:
+    from lab.base import SharedBase
     from lab.feedback.labels.store import Store
     from lab.session import Session
 
@@ -60,6 +64,42 @@ def by_people(store: Store, run: str) -> Answerer:
         return _votes(store, ask.comparisons, put[ask.step])
 
     return Answerer(answer)
+
+
+LABELS = "labels:"
+"""`labels:FILE-or-URL` is a label store; anything else is a judge."""
+
+
+def checked(text: str, root: Path | str, world: str) -> str:
+    """The text with whole paths. Raises JudgeError where there is no such judge, LabelError where no store opens."""
+    from lab.feedback.labels.store import Store
+    from lab.judges import make_judge, needs_base, origin
+
+    if not text.startswith(LABELS):
+        origin(root, text)
+        if not needs_base(text):
+            make_judge(text, root=root, world=world)
+        return text
+    where = text.removeprefix(LABELS)
+    Store.open(where).close()
+    return text if "://" in where else f"{LABELS}{Path(where).absolute()}"
+
+
+def answerer(text: str, base: SharedBase, *, root: Path | str, world: str, run: str) -> Answerer:
+    """Who a text means; a judge's adapter is loaded when it is asked for the first time."""
+    from lab.feedback.labels.store import Store
+    from lab.judges import make_judge
+
+    if text.startswith(LABELS):
+        return by_people(Store.open(text.removeprefix(LABELS)), run)
+    made: list[Answerer] = []
+
+    def answer(ask: Ask) -> Sequence[Verdict] | None:
+        if not made:
+            made.append(by_judge(make_judge(text, base, root=root, world=world)))
+        return made[0].answer(ask)
+
+    return Answerer(answer, model=True)
 
 
 def _added(store: Store, run: str, ask: Ask) -> dict[str, str]:

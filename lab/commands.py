@@ -87,15 +87,19 @@ def shared(data: str) -> Callable[[Callable], Callable]:
     return add
 
 
-rewarded = click.option(
-    "--reward",
-    "rewards",
-    multiple=True,
-    required=True,
-    metavar="[WEIGHT*]WHAT",
-    help="what a completion earns: a reward run, run@step or adapter folder, a verifier such as number or "
-    "regex?pattern=^yes, path/to/file.py:function, or model:folder-or-id; may be repeated",
-)
+def _rewarded(required: bool) -> Callable[[Callable], Callable]:
+    return click.option(
+        "--reward",
+        "rewards",
+        multiple=True,
+        required=required,
+        metavar="[WEIGHT*]WHAT",
+        help="what a completion earns: a reward run, run@step or adapter folder, a verifier such as number or "
+        "regex?pattern=^yes, path/to/file.py:function, or model:folder-or-id; may be repeated",
+    )
+
+
+rewarded = _rewarded(required=True)
 """Flag of the methods that learn from rewards."""
 
 
@@ -159,10 +163,20 @@ def grpo(**given: Any) -> None:
 
 @click.command()
 @shared("prompts: a column `prompt` or `messages`; other columns are for the rewards")
-@rewarded
+@_rewarded(required=False)
+@click.option(
+    "--ask",
+    "asks",
+    default="",
+    metavar="JUDGE|labels:STORE",
+    help="with --judge asked, who answers: a judge as `lab judge` takes it, or people, through the label store of "
+    "this file or URL",
+)
 @flags(OnlineConfig)
 def online(**given: Any) -> None:
     """Online preference learning: two fresh completions of every prompt, one preferred (online DPO, XPO, Nash-MD)."""
+    if given["judge"] == "asked" and not given["asks"]:
+        raise click.UsageError("Nobody would answer; give --ask a judge, or labels:FILE for people.")
     _train("online", OnlineConfig, given)
 
 
@@ -184,7 +198,8 @@ def _train(method: str, config: type, given: dict[str, Any]) -> None:
     from lab import making
 
     order = making.Order(method, pick(config, given), given["data"], pick(Adapter, given), given["init"],
-                         tuple(given.get("rewards", ())), given["out"], tuple(given["probes"]))  # fmt: skip
+                         tuple(given.get("rewards", ())), given["out"], tuple(given["probes"]),
+                         given.get("asks", ""))  # fmt: skip
     ready = making.prepare(given["root"], order, ground(given))
     base = load(ready.setup, given["device"])
     run = ready.make(given["root"])
@@ -254,6 +269,8 @@ def play(run: Any, setup: Any, base: Any) -> None:
     except EngineError:
         engine = None
     session = engine.open(run.id) if engine else resume(run, lambda r: launch.build(base, r))
+    if engine is None:
+        desk.attend(session)
     try:
         with View(console) as view:
             view.event(run.id, Started(run.manifest.method, session.state.step, session.state.total))

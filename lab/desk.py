@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lab import form, launch, making
+from lab import asking, form, launch, making
 from lab.base import RAW, RoleError, SharedBase
 from lab.engine import Handlers, SampleRequest, ScoreRequest
 from lab.events import Sample
@@ -19,6 +19,7 @@ from lab.records import Message, Prompt, Rollout, prompt_text
 from lab.runs import Run, RunError, runs
 from lab.sample import stream
 from lab.saving import load_role
+from lab.session import Session
 
 
 class PromptError(ValueError):
@@ -51,6 +52,7 @@ class Desk:
             offers=lambda: form.offers(self.world),
             check=form.check,
             make=self.make,
+            attend=self.attend,
         )
 
     def about(self) -> dict[str, Any]:
@@ -76,6 +78,13 @@ class Desk:
             if "run" in where and not self._fits(Run.open(self.root / where["run"]).manifest.base):
                 raise RunError(f"{where['run']} runs on another model; start an engine for that one.")
         return {"id": ready.make(self.root).id, "left_out": ready.left_out()}
+
+    def attend(self, session: Session) -> None:
+        """Has whoever the run names answer what it asks."""
+        setup = launch.setup_of(session.run)
+        if setup.asks:
+            asking.attend(session, asking.answerer(setup.asks, self.base, root=self.root, world=self.world,
+                                                   run=session.run.id))  # fmt: skip
 
     def release(self, state: Any) -> None:
         """Frees what an ended run held, but for the role people sample from."""

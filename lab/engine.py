@@ -101,7 +101,8 @@ class Handlers:
     `build(run)` makes the state of a run at step 0. `sample` yields JSON-able rows as the answer grows; it is closed
     when nobody listens any more. `score` returns a JSON-able row. `release(state)` frees what an ended run held.
     `about()` tells clients what there is (roles, example prompts), `offers()` what runs can be made, `check(form)` what
-    is wrong with a form, and `make(form)` makes its run; they must not touch the model. An error may carry a JSON-able
+    is wrong with a form, and `make(form)` makes its run; they must not touch the model. `attend(session)` is told of
+    every session, so that somebody answers what it asks. An error may carry a JSON-able
     `payload`, which reaches the client with the sentence.
     """
 
@@ -113,6 +114,7 @@ class Handlers:
     offers: Callable[[], dict[str, Any]] = dict
     check: Callable[[dict[str, Any]], dict[str, Any]] = _no_form
     make: Callable[[dict[str, Any]], dict[str, Any]] = _no_form
+    attend: Callable[[Session], None] = _nothing
 
 
 class Engine:
@@ -215,6 +217,7 @@ class Engine:
         """Puts a session that was made elsewhere in this process (a notebook) under the channel's control."""
         self.sessions[session.run.id] = session
         session.subscribe(lambda event: self._ended(session) if isinstance(event, Done) else None)
+        self.handlers.attend(session)
         return session
 
     def create(self, row: dict[str, Any]) -> Run:

@@ -75,6 +75,7 @@ class Setup:
     rewards  : what a completion earns, each as [weight*]what: a part among the inputs (a reward model), a verifier
                such as number, path/to/file.py:function, or model:folder-or-id (a classifier of another family)
     probes   : user turns asked at intervals
+    asks     : who answers where the run asks: a judge as `lab.judges` has it, or labels:FILE-or-URL of a label store
     """
 
     model: str
@@ -84,6 +85,7 @@ class Setup:
     world: str = ""
     rewards: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
+    asks: str = ""
 
     def load(self, device: str = "auto") -> SharedBase:
         """The base this run needs."""

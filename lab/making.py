@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lab import earning, launch
+from lab import asking, earning, launch
 from lab.columns import DataError, Kind, Rows
 from lab.config import Adapter, ConfigError
 from lab.data import read
@@ -45,6 +45,7 @@ class Order:
               path/to/file.py:function, or model:folder-or-id
     name    : of the run; empty: method and number
     probes  : user turns asked at intervals; empty: those of the run it starts from, or the first prompts of the data
+    asks    : who answers where the run asks, as `lab.asking.answerer` takes it; empty: whoever does
     """
 
     method: str
@@ -55,6 +56,7 @@ class Order:
     rewards: tuple[str, ...] = ()
     name: str = ""
     probes: tuple[str, ...] = ()
+    asks: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def prepare(root: Path | str, order: Order, ground: Setup | None = None) -> Read
     ground : the model and the world to stand on; None: those of the runs it starts from
 
     Raises ConfigError, DataError, RunError or VerifierError with the cause; its `payload["at"]` says what it is about:
-    data, init or rewards.
+    data, init, rewards or asks.
     """
     with _about("init"):
         found: dict[str, Any] = {}
@@ -103,8 +105,10 @@ def prepare(root: Path | str, order: Order, ground: Setup | None = None) -> Read
         some = rows.some()
     with _about("rewards"):
         _columns(earned, some)
+    with _about("asks"):
+        asks = _asked(root, order, setup.world)
     probes = order.probes or setup.probes or tuple(dict.fromkeys(prompt_text(r.prompt) for r in some[:200]))[:PROBES]
-    setup = replace(setup, adapter=order.adapter, rewards=earned, probes=probes)
+    setup = replace(setup, adapter=order.adapter, rewards=earned, probes=probes, asks=asks)
     return Ready(order, setup, rows, found)
 
 
@@ -127,6 +131,15 @@ def judged(texts: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
             judges[part], what = what, part
         written.append(f"{weight:g}*{what}" if weight != 1 else what)
     return tuple(written), judges
+
+
+def _asked(root: Path | str, order: Order, world: str) -> str:
+    """Who answers, with whole paths. Raises ConfigError where nobody is asked, and what a judge that is none raises."""
+    if not order.asks:
+        return ""
+    if getattr(order.config, "judge", "") != "asked":
+        raise ConfigError(f"{order.asks} would answer, but the run does not ask; give --judge asked.")
+    return asking.checked(order.asks, root, world)
 
 
 def rows_of(root: Path | str, text: str, kind: Kind, seed: int, world: str) -> Rows[Any]:

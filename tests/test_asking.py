@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from session_toy import ToyConfig, ToyState, build, toy
 
+from lab import tiny
 from lab.asking import Answerer, attend, by_judge, by_people
+from lab.cli import main
 from lab.events import Answered, Ask
 from lab.feedback.judging import Opinion
 from lab.feedback.labels.store import Store
 from lab.feedback.labels.words import Item, Rules
-from lab.records import Comparison, Verdict
+from lab.records import Comparison, Verdict, prompt_text
 from lab.runs import Run
 from lab.session import Session, resume
 from lab.worker import Worker
@@ -176,3 +179,72 @@ def test_a_resumed_run_asks_the_store_again(tmp_path: Path, worker: Worker) -> N
         assert again.status.step == 1
         assert len(store.items()) == 6, "three pairs a step, none twice"
         again.close()
+
+
+# --- from the terminal -----------------------------------------------------------------------------------------------
+
+SMALL = ("--model", "tiny", "--data", "tiny:prompts", "--device", "cpu", "--steps", "1", "--prompts", "2",
+         "--rank", "4", "--max-new-tokens", "16", "--probe-every", "0")  # fmt: skip
+
+
+def lab(*words: str):
+    return CliRunner().invoke(main, ["online", *SMALL, *words])
+
+
+def test_a_simulated_person_answers_in_the_terminal(tmp_path: Path) -> None:
+    done = lab("--judge", "asked", "--ask", "annotator:crowd", "--runs", str(tmp_path), "--out", "asked")
+    assert done.exit_code == 0, done.output
+    run = Run.open(tmp_path / "asked")
+    said = [e.event for e in run.read()[0] if isinstance(e.event, Ask | Answered)]
+    assert [type(e) for e in said] == [Ask, Answered]
+    assert said[1] == Answered(1, len(said[0].comparisons), 0, ("crowd",))
+    kept = run.reply(1, said[0].comparisons)
+    assert kept is not None
+    crowd = tiny.ANNOTATORS["crowd"]
+    for c, v in zip(said[0].comparisons, kept, strict=True):
+        p = crowd.preference(prompt_text(c.prompt), (c.a, c.ended[0]), (c.b, c.ended[1]))
+        assert v.p == (0.5 if p == 0.5 else float(p > 0.5))
+
+
+def test_people_answer_in_the_terminal(tmp_path: Path) -> None:
+    """Somebody votes while the run waits in this thread."""
+    where = tmp_path / "labels.sqlite"
+    Store.open(where, rules=Rules(overlap=1, gold=0.0, repeats=0.0, explore=0.0)).close()
+
+    over = threading.Event()
+
+    def votes() -> None:
+        with Store.open(where) as store:
+            store.person("mina")
+            while not over.wait(0.05):
+                if (showing := store.assign("mina")) is not None:
+                    store.record(showing.vote(1))
+
+    person = threading.Thread(target=votes)
+    person.start()
+    done = lab("--judge", "asked", "--ask", f"labels:{where}", "--runs", str(tmp_path / "runs"), "--out", "asked")
+    over.set()
+    person.join(20)
+    assert done.exit_code == 0, done.output
+    asked, said = [
+        e.event for e in Run.open(tmp_path / "runs" / "asked").read()[0] if isinstance(e.event, Ask | Answered)
+    ]
+    assert said == Answered(1, len(asked.comparisons), 0, ("mina",))
+
+
+def test_nobody_to_ask(tmp_path: Path) -> None:
+    for words, sentence in (
+        (("--judge", "asked"), "Nobody would answer; give --ask a judge, or labels:FILE for people."),
+        (("--judge", "asked", "--ask", "annotator:nobody"), "There is no annotator 'nobody'; choose one of expert"),
+        (("--judge", "asked", "--ask", "reward:nobody"), "'reward:nobody' is no judge"),
+        (("--judge", "asked", "--ask", f"labels:{tmp_path}"), "cannot be opened; check that its folder exists"),
+        (
+            ("--ask", "gold", "--reward", "length?most=9"),
+            "gold would answer, but the run does not ask; give --judge asked.",
+        ),
+        ((), "Nothing says what a completion earns"),
+    ):
+        done = lab(*words, "--runs", str(tmp_path / "runs"))
+        assert done.exit_code != 0
+        assert sentence in done.output, done.output
+        assert not (tmp_path / "runs").exists()
