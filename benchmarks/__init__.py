@@ -3,6 +3,7 @@
     python -m benchmarks.run       speed against TRL and transformers on two CPU cores; fails under a gate
     python -m benchmarks.memory    peak memory of PPO's four roles over that of SFT
     python -m benchmarks.overoptimise FOLDER   true score and proxy at every checkpoint of a demonstration
+    python -m benchmarks.annotators   whose taste a policy learns, and what noise costs a reward model
     python -m benchmarks.gpu       everything worth measuring on a CUDA machine
 
 Each contender lives in its own process and does one step whenever it is told to (`benchmarks.turns`), so that both see
