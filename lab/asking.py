@@ -46,9 +46,9 @@ class Answerer:
     model: bool = False
 
 
-def by_judge(who: Judge, *, soft: bool = False) -> Answerer:
-    """A judge, asked in both orders; `soft` keeps how sure it is."""
-    return Answerer(lambda ask: [j.verdict for j in judge(who, ask.comparisons, soft=soft)], model=True)
+def by_judge(who: Judge, *, soft: bool = False, model: bool = True) -> Answerer:
+    """A judge, asked in both orders; `soft` keeps how sure it is, `model` says whether it is asked on the base."""
+    return Answerer(lambda ask: [j.verdict for j in judge(who, ask.comparisons, soft=soft)], model)
 
 
 def by_people(store: Store, run: str) -> Answerer:
@@ -88,7 +88,7 @@ def checked(text: str, root: Path | str, world: str) -> str:
 def answerer(text: str, base: SharedBase, *, root: Path | str, world: str, run: str) -> Answerer:
     """Who a text means; a judge's adapter is loaded when it is asked for the first time."""
     from lab.feedback.labels.store import Store
-    from lab.judges import make_judge
+    from lab.judges import make_judge, needs_base
 
     if text.startswith(LABELS):
         return by_people(Store.open(text.removeprefix(LABELS)), run)
@@ -99,7 +99,7 @@ def answerer(text: str, base: SharedBase, *, root: Path | str, world: str, run: 
             made.append(by_judge(make_judge(text, base, root=root, world=world)))
         return made[0].answer(ask)
 
-    return Answerer(answer, model=True)
+    return Answerer(answer, model=needs_base(text))
 
 
 def _added(store: Store, run: str, ask: Ask) -> dict[str, str]:

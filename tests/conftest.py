@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from label_stores import label_place, postgres_server  # noqa: F401 - fixtures
 from models import build_model
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -21,7 +21,7 @@ from lab.config import CONFIGS, Adapter, PPOConfig, settings
 from lab.runs import Run, Status
 
 METHODS = {name: cls for name, cls in CONFIGS.items() if name in main.commands}
-NOT_SETTINGS = {"help", "model", "data", "init", "rewards", "out", "root", "bits", "double_quant", "device",
+NOT_SETTINGS = {"asks", "help", "model", "data", "init", "rewards", "out", "root", "bits", "double_quant", "device",
                 "probes"}  # fmt: skip
 DEMONSTRATIONS = [{"prompt": f"What is 5 plus {i}?", "completion": f"{5 + i}."} for i in range(4)]
 PREFERENCES = [{"prompt": "Hello?", "chosen": "Hello.", "rejected": "No."}]

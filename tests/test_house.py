@@ -28,12 +28,12 @@ FLOORS = (
     ("lab.train",),
     # 4: runs on disk and in memory, the engine, measuring, the tiny world
     ("lab.evaluate", "lab.tiny", "lab.follow", "lab.runs", "lab.foreground", "lab.session", "lab.client",
-     "lab.engine", "lab.asking", "lab.earning", "lab.judges", "lab.launch", "lab.making", "lab.catalogue", "lab.form", "lab.desk",
-     "lab.demo", "lab.recipes", "lab.cai"),
+     "lab.engine", "lab.asking", "lab.earning", "lab.judges", "lab.launch", "lab.making", "lab.catalogue", "lab.form",
+     "lab.desk", "lab.demo", "lab.recipes", "lab.cai"),
     # 5: the faces
     ("lab.reading", "lab.metrics", "lab.figures", "lab.charts", "lab.terminal", "lab.showcase",
-     "lab.notebook", "lab.commands", "lab.measuring", "lab.jury", "lab.playbill", "lab.constitution_commands",
-     "lab.labelling", "lab.label_server",
+     "lab.notebook", "lab.commands", "lab.measuring", "lab.jury", "lab.playbill",
+     "lab.constitution_commands", "lab.constitution_tables", "lab.labelling", "lab.label_server",
      "lab.cli", "lab.__main__"),
     # 6: the Studio, a skin over the faces
     ("apps",),

@@ -430,8 +430,8 @@ for i in range(3):
 #
 # * Let the crowd judge pairs of answers that *best-of-64* likes (the samples of section 3 with their rewards), add them
 #   to the pairs, and train the judge again. Where is the peak now?
-# * `SelectionConfig(rule="rejection")` keeps more than the best, with probability $e^{(r - r_\max) / \beta}$; `lab pairs
-#   --rule rso` makes preference pairs of what is kept, for `lab dpo`.
+# * `SelectionConfig(rule="rejection")` keeps more than the best, with probability $e^{(r - r_\max) / \beta}$;
+#   `lab pairs --rule rso` makes preference pairs of what is kept, for `lab dpo`.
 # * `lab bestof` draws the curve of section 3 for any model and any reward.
 #
 # **Reading.** Stiennon et al. 2020, *Learning to summarize from human feedback* (best-of-n, and its KL) · Nakano et al.

@@ -1,0 +1,1 @@
+"""Judges of several kinds behind one protocol, `lab.feedback.judging.Judge`."""
