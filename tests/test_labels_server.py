@@ -287,7 +287,8 @@ def address(store: Store) -> Iterator[str]:
     import uvicorn
 
     listener = label_server._listen("127.0.0.1", 0)
-    settings = uvicorn.Config(LabelServer(store).app(), log_level="warning", access_log=False, lifespan="off")
+    settings = uvicorn.Config(LabelServer(store).app(), log_level="warning", access_log=False, lifespan="off",
+                              timeout_graceful_shutdown=1)  # fmt: skip
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
