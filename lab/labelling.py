@@ -224,13 +224,10 @@ def stats(as_json: bool, where: str) -> None:
 
 def _agreement(store: Store) -> dict[str, Any]:
     """How far people agree, by figure."""
-    from lab.evaluate.agreement import Mark, krippendorff, raw_agreement
-    from lab.feedback.labels.rows import prompt_id
+    from lab.evaluate.agreement import krippendorff, raw_agreement
+    from lab.evaluate.room import marks as said
 
-    prompts = {item.id: prompt_id(item) for item in store.items() if not item.gold}
-    makers = store.makers()
-    marks = [Mark(v.item, prompts[v.item], v.annotator, v.strength, v.first or "a", v.ms) for v in store.state().votes()
-             if makers[v.annotator] == "person" and v.item in prompts]  # fmt: skip
+    marks = said(store)
     sides: list[Any] = [replace(m, value="a" if m.strength > 0 else "b" if m.strength < 0 else "tie") for m in marks]
     return {"raw agreement": raw_agreement(sides), "Krippendorff's α, sides": krippendorff(sides, symmetric=True),
             "Krippendorff's α, strengths": krippendorff(marks, "ordinal", symmetric=True)}  # fmt: skip
