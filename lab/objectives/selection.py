@@ -85,10 +85,10 @@ def rso_subset(rewards: Tensor, count: int, beta: float, uniform: Callable[[int]
         rewards: (n,): samples of one prompt.
         count: in [1, n], how many to take.
         beta: β > 0, reward per nat.
-        uniform: called with m, gives (m,) random numbers in [0, 1).
+        uniform: called with m, gives (m,) random numbers in [0, 1), on the device of the rewards.
 
     Returns:
-        (count,) numbers of samples, in the order in which they were taken.
+        (count,) numbers of samples, in the order in which they were taken; on the CPU.
 
     Source:
         Liu et al. 2024, "Statistical Rejection Sampling Improves Preference Optimization", algorithm 1.
@@ -100,12 +100,12 @@ def rso_subset(rewards: Tensor, count: int, beta: float, uniform: Callable[[int]
         raise ValueError(f"rewards has shape {tuple(rewards.shape)}; give (n,), the finite rewards of one prompt.")
     if not 1 <= count <= len(rewards):
         raise ValueError(f"count is {count}; it must lie in [1, {len(rewards)}], the samples there are.")
-    left, taken = torch.arange(len(rewards), device=rewards.device), []
+    left, taken = torch.arange(len(rewards)), []
     while len(taken) < count:
-        accepted = rso_accept(rewards[left][None], beta, uniform(len(left)).to(rewards)[None])[0]
+        accepted = rso_accept(rewards[left][None], beta, uniform(len(left))[None])[0].cpu()
         taken += left[accepted].tolist()
         left = left[~accepted]
-    return torch.tensor(taken[:count], device=rewards.device)
+    return torch.tensor(taken[:count])
 
 
 def best_of_n_kl(n: int) -> float:
