@@ -48,7 +48,7 @@ def voted(pairs: Sequence[Any], annotator: Any, seed: int) -> list[Any]:
 class Bench:
     """One seed: the SFT model, and pairs of its answers about seen and held-out things."""
 
-    def __init__(self, seed: int, pairs: int, unseen: int, threads: int) -> None:
+    def __init__(self, seed: int, pairs: int, unseen: int, threads: int, family: str = "") -> None:
         import torch
 
         from lab import tiny
@@ -70,8 +70,12 @@ class Bench:
             return compare(self.base, "sft", [p.prompt for p in prompts], tiny.ANNOTATORS["expert"], n,
                            max_new_tokens=tiny.MAX_NEW_TOKENS, seed=seed).preferences  # fmt: skip
 
-        self.pairs = answers(tiny.train_prompts(seed=seed), pairs, seed)
-        self.unseen = answers(tiny.heldout_prompts(), unseen, seed + 1)
+        def some(prompts: Sequence[Any]) -> list[Any]:
+            return [p for p in prompts if family in ("", p.columns["family"])]
+
+        self.prompts, self.heldout = some(tiny.train_prompts(seed=seed)), some(tiny.heldout_prompts())
+        self.pairs = answers(self.prompts, pairs, seed)
+        self.unseen = answers(self.heldout, unseen, seed + 1)
 
     def reward(self, pairs: Sequence[Any], name: str) -> None:
         """A reward model of this name on the base."""
@@ -94,13 +98,12 @@ class Bench:
 
     def policy(self, name: str, steps: int, kl: float) -> None:
         """`name`-policy, trained by PPO on the reward model `name`."""
-        from lab import tiny
         from lab.feedback.rewards import Rewards
         from lab.train import ppo
 
         config = replace(self.plan.ppo, steps=steps, kl=kl, probe_every=0)
         self.base.fork("sft", f"{name}-policy")
-        state = ppo.start(self.base, tiny.train_prompts(seed=self.seed), config, Rewards.role(name),
+        state = ppo.start(self.base, self.prompts, config, Rewards.role(name),
                           policy=f"{name}-policy", prefix=f"{name}-")  # fmt: skip
         for _ in ppo.ppo(state, config):
             pass
@@ -117,7 +120,7 @@ class Bench:
         from lab.sample import sample
         from lab.tiny.judge import family, reading
 
-        asked = [p.prompt for p in tiny.heldout_prompts(prompts)]
+        asked = [p.prompt for p in self.heldout[:prompts]]
         said = []
         for at in range(0, len(asked), 256):
             said += sample(self.base, asked[at : at + 256], (role,), max_new_tokens=tiny.MAX_NEW_TOKENS,
@@ -131,13 +134,13 @@ class Bench:
 
 
 def measure(seed: int, who: Sequence[str], pairs: int, unseen: int, steps: int, kl: float, prompts: int,
-            threads: int) -> Iterator[dict[str, Any]]:  # fmt: skip
+            threads: int, family: str, noise: bool) -> Iterator[dict[str, Any]]:  # fmt: skip
     """One row for the SFT model, one for each annotator's policy, one for each rate of slips."""
     from lab import tiny
     from lab.evaluate.people import noise_ceiling
     from lab.records import prompt_text
 
-    bench = Bench(seed, pairs, unseen, threads)
+    bench = Bench(seed, pairs, unseen, threads, family)
     yield {"seed": seed, "policy": "sft"} | _plain(bench.habits("sft", prompts))
     for name in who:
         bench.reward(voted(bench.pairs, tiny.ANNOTATORS[name], seed), name)
@@ -146,7 +149,7 @@ def measure(seed: int, who: Sequence[str], pairs: int, unseen: int, steps: int, 
         bench.base.drop(name)
     expert = replace(tiny.ANNOTATORS["expert"], slips=0.0)
     true = [expert.preference(prompt_text(p.prompt), (p.chosen, True), (p.rejected, True)) for p in bench.unseen]
-    for slips in SLIPS:
+    for slips in SLIPS if noise else ():
         noisy = replace(expert, slips=slips)
         bench.reward(voted(bench.pairs, noisy, seed), "noisy")
         right = bench.accuracy("noisy", voted(bench.unseen, noisy, seed + 1))
@@ -170,6 +173,8 @@ def _plain(figures: dict[str, Any]) -> dict[str, Any]:
 @click.option("--steps", default=40, show_default=True, help="steps of PPO")
 @click.option("--kl", default=0.1, show_default=True, help="its weight of the KL")
 @click.option("--prompts", default=600, show_default=True, help="held-out prompts")
+@click.option("--family", default="", help="prompts of this family alone, such as claim (default: all)")
+@click.option("--noise/--no-noise", default=True, show_default=True, help="accuracy under slips as well")
 @click.option("--threads", default=2, show_default=True)
 @click.option("--target", type=click.Path(dir_okay=False, path_type=Path), help="where the JSON goes as well")
 def main(seeds: Sequence[int], target: Path | None, **given: Any) -> None:

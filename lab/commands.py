@@ -95,7 +95,8 @@ def _rewarded(required: bool) -> Callable[[Callable], Callable]:
         required=required,
         metavar="[WEIGHT*]WHAT",
         help="what a completion earns: a reward run, run@step or adapter folder, a verifier such as number or "
-        "regex?pattern=^yes, path/to/file.py:function, or model:folder-or-id; may be repeated",
+        "regex?pattern=^yes, path/to/file.py:function, model:folder-or-id, or score:run, a role's expected score, 1 "
+        "to 10 (score:base: the base's); may be repeated",
     )
 
 

@@ -4,6 +4,7 @@ reward                     a part among the run's inputs: a reward model; reward
 0.5*number                 a verifier of `lab.feedback.verifiers`, with options as in a web address: regex?pattern=^yes
 path/to/file.py:function   a function of prompt, completion and row
 model:folder-or-id         a classifier with a tokenizer of its own: texts are tokenised again
+score:base, score:part     the base or another role as a judge: its expected score from 1 to 10, on [−1, 1]
 """
 
 from __future__ import annotations
@@ -12,10 +13,16 @@ import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lab.feedback.rewards import Rewards, Term
 from lab.runs import RunError
+
+if TYPE_CHECKING:
+    from lab.base import SharedBase
+
+SCORE = "score:"
+"""Before the role whose expected score is a reward."""
 
 
 def parse(text: str) -> tuple[float, str]:
@@ -35,11 +42,13 @@ def is_program(what: str) -> bool:
 
 
 def rewards(
-    texts: Sequence[str], parts: Mapping[str, str], combine: str = "mean", doubt: float = 0.1, device: str = "cpu"
-) -> Rewards:
+    texts: Sequence[str], parts: Mapping[str, str], combine: str = "mean", doubt: float = 0.1, device: str = "cpu",
+    base: SharedBase | None = None,
+) -> Rewards:  # fmt: skip
     """What a run's completions earn.
 
     parts : part among the run's inputs -> its role on the base
+    base  : for `score:`, whose role is asked there
     """
     terms = []
     for text in texts:
@@ -47,6 +56,8 @@ def rewards(
         members = tuple(role for part, role in parts.items() if re.fullmatch(rf"{re.escape(what)}(-\d+)?", part))
         if members:
             terms.append(Term(what, weight, roles=members, combine=combine, doubt=doubt))
+        elif what.startswith(SCORE):
+            terms.append(Term(what, weight, many=_scorer(what.removeprefix(SCORE), parts, base)))
         elif what.startswith("model:"):
             from lab.feedback.foreign import ForeignReward
 
@@ -56,6 +67,17 @@ def rewards(
         else:
             terms.append(Term(_short(what), weight, program=program(what)))
     return Rewards(tuple(terms))
+
+
+def _scorer(part: str, parts: Mapping[str, str], base: SharedBase | None) -> Any:
+    """The role that a `score:` names, as a reward."""
+    from lab.feedback.judges.role import Scorer
+
+    if base is None:
+        raise RunError(f"{SCORE}{part} is asked on a base model, and none is loaded.")
+    if part != "base" and part not in parts:
+        raise RunError(f"There is no part {part!r} among the run's inputs; there are {', '.join(parts) or 'none'}.")
+    return Scorer(base, parts.get(part, part))
 
 
 def program(what: str) -> Any:

@@ -251,7 +251,7 @@ STORIES: dict[str, Callable[[SharedBase, Run, Setup, Any, Sequence[Any]], Built]
 def rewards_of(base: SharedBase, run: Run, setup: Setup, config: Any) -> Rewards:
     """What the completions of this run earn; its reward models are on the base already."""
     parts = {part: role_name(run.id, part) for part in starting_roles(run) if part != PARTS[run.manifest.method]}
-    return earning.rewards(setup.rewards or ("reward",), parts, config.ensemble, config.doubt, str(base.device))
+    return earning.rewards(setup.rewards or ("reward",), parts, config.ensemble, config.doubt, str(base.device), base)
 
 
 def probes(setup: Setup, config: Any) -> Probes:

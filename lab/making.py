@@ -123,11 +123,17 @@ def judged(texts: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
         weight, what = earning.parse(text)
         if ".py:" in what:
             what = str(Path(what).absolute())
-        if earning.is_program(what):
+        if what.startswith(earning.SCORE):
+            who = what.removeprefix(earning.SCORE)
+            if who != "base":
+                part = f"scorer{sum(name.startswith('scorer') for name in judges) or ''}"
+                judges[part], what = who, f"{earning.SCORE}{part}"
+        elif earning.is_program(what):
             if not what.startswith("model:"):
                 earning.program(what)
         else:
-            part = f"reward{len(judges) + 1}" if judges else "reward"
+            models = sum(name.startswith("reward") for name in judges)
+            part = f"reward{models + 1}" if models else "reward"
             judges[part], what = what, part
         written.append(f"{weight:g}*{what}" if weight != 1 else what)
     return tuple(written), judges

@@ -156,7 +156,8 @@ def _pool(given: dict[str, Any]) -> Any:
     for part, (folder, _) in ready.found.items():
         load_role(base, folder, part)
     judges = {part: part for part in ready.found if part != "policy"}
-    rewards = earning.rewards(ready.setup.rewards, judges, given["ensemble"], given["doubt"], str(base.device))
+    rewards = earning.rewards(ready.setup.rewards, judges, given["ensemble"], given["doubt"], str(base.device),
+                              base)  # fmt: skip
     return pool(base, ready.rows.some()[: given["limit"] or None], "policy" if "policy" in ready.found else "base",
                 given["samples"], rewards, launch.truth(ready.setup), max_new_tokens=given["max_new_tokens"],
                 temperature=given["temperature"], missing_end=given["missing_end"], seed=given["seed"])  # fmt: skip

@@ -76,3 +76,35 @@ def test_a_process_reward_model_from_the_terminal(here):
     seen = metrics("prm")
     assert seen[max(seen)]["step_auroc"] == 1.0
     assert launch.find_role("runs", "prm")[0].name == "process"
+
+
+def test_a_role_that_is_asked_for_a_score_is_a_reward(here):
+    """Two judges by weight, one with an adapter of its own: the total is their weighted sum, each within [−1, 1]."""
+    lines(here / "demos.jsonl", [{"prompt": f"Who sells lamp {i}?", "completion": "An old man."} for i in range(16)])
+    lab("sft", "--model", "model", "--data", "demos.jsonl", "--batch", 4, "--out", "judge", *SMALL)
+    lab("grpo", "--model", "model", "--reward", "score:judge", "--reward", "0.5*score:base", "--data", "prompts.jsonl",
+        "--steps", 2, "--prompts", 2, "--group", 4, "--max-new-tokens", 8, "--missing-end", 0, "--out", "rlaif",
+        *SMALL)  # fmt: skip
+    run = Run("runs/rlaif")
+    assert launch.setup_of(run).rewards == ("score:scorer", "0.5*score:base")
+    assert run.manifest.parents["scorer"]["run"] == "judge"
+    for row in metrics("rlaif").values():
+        judge, base = row["reward score:scorer"], row["reward score:base"]
+        assert row["reward"] == pytest.approx(judge + 0.5 * base, abs=1e-5)
+        assert -1 <= judge <= 1
+        assert -1 <= base <= 1
+        assert judge != base, "the adapter says something else"
+    known = Run("runs/rlaif").path
+    assert (known / "inputs" / "roles" / "scorer" / "adapter_config.json").is_file(), "the run needs nothing outside"
+
+
+def test_a_judge_that_is_not_there_is_no_reward(here):
+    for reward, sentence in (
+        ("score:nobody", "There is no run and no adapter 'nobody'"),
+        ("score:", "There is no run"),
+    ):
+        result = CliRunner().invoke(main, ["grpo", "--model", "model", "--reward", reward, "--data", "prompts.jsonl",
+                                           "--device", "cpu"])  # fmt: skip
+        assert result.exit_code == 1
+        assert sentence in result.output, result.output
+    assert not (here / "runs").exists()
