@@ -21,14 +21,14 @@ import numpy as np
 SLIPS = (0.0, 0.1, 0.25, 0.4)
 
 
-def talkative(n: int, seed: int) -> list[Any]:
-    """Demonstrations of which some open with praise and many go on with filler, as the base's own reading does."""
+def talkative(n: int, seed: int, praise: float, filler: float) -> list[Any]:
+    """Demonstrations of which some open with praise and some go on with filler."""
     from lab import tiny
     from lab.records import Demonstration
     from lab.tiny.answers import decorate
 
     random = Random(seed)
-    return [Demonstration(d.prompt, decorate(str(d.completion), random, flattery=0.15, filler=0.25), d.row)
+    return [Demonstration(d.prompt, decorate(str(d.completion), random, flattery=praise, filler=filler), d.row)
             for d in tiny.demonstrations(n, seed=seed)]  # fmt: skip
 
 
@@ -48,7 +48,8 @@ def voted(pairs: Sequence[Any], annotator: Any, seed: int) -> list[Any]:
 class Bench:
     """One seed: the SFT model, and pairs of its answers about seen and held-out things."""
 
-    def __init__(self, seed: int, pairs: int, unseen: int, threads: int, family: str = "") -> None:
+    def __init__(self, seed: int, pairs: int, unseen: int, threads: int, family: str, praise: float,
+                 filler: float) -> None:  # fmt: skip
         import torch
 
         from lab import tiny
@@ -61,8 +62,8 @@ class Bench:
         self.seed, self.plan = seed, Plan().seeded(seed)
         self.base = SharedBase.load(tiny.CHECKPOINT, bits=4, device="cpu")
         config = replace(self.plan.sft, probe_every=0, eval_every=0)
-        for _ in sft.sft(sft.start(self.base, talkative(2000, seed), config, role="sft", adapter=self.plan.adapter),
-                         config):  # fmt: skip
+        shown = talkative(2000, seed, praise, filler)
+        for _ in sft.sft(sft.start(self.base, shown, config, role="sft", adapter=self.plan.adapter), config):
             pass
         self.base.freeze()
 
@@ -133,14 +134,16 @@ class Bench:
         return {name: figure(np.array(values, dtype=float)) for name, values in columns.items()}
 
 
-def measure(seed: int, who: Sequence[str], pairs: int, unseen: int, steps: int, kl: float, prompts: int,
-            threads: int, family: str, noise: bool) -> Iterator[dict[str, Any]]:  # fmt: skip
+def measure(
+    seed: int, who: Sequence[str], pairs: int, unseen: int, steps: int, kl: float, prompts: int, threads: int,
+    family: str, noise: bool, praise: float, filler: float,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """One row for the SFT model, one for each annotator's policy, one for each rate of slips."""
     from lab import tiny
     from lab.evaluate.people import noise_ceiling
     from lab.records import prompt_text
 
-    bench = Bench(seed, pairs, unseen, threads, family)
+    bench = Bench(seed, pairs, unseen, threads, family, praise, filler)
     yield {"seed": seed, "policy": "sft"} | _plain(bench.habits("sft", prompts))
     for name in who:
         bench.reward(voted(bench.pairs, tiny.ANNOTATORS[name], seed), name)
@@ -174,6 +177,8 @@ def _plain(figures: dict[str, Any]) -> dict[str, Any]:
 @click.option("--kl", default=0.1, show_default=True, help="its weight of the KL")
 @click.option("--prompts", default=600, show_default=True, help="held-out prompts")
 @click.option("--family", default="", help="prompts of this family alone, such as claim (default: all)")
+@click.option("--praise", default=0.15, show_default=True, help="share of the demonstrations that open with praise")
+@click.option("--filler", default=0.25, show_default=True, help="chance of a (further) sentence too many")
 @click.option("--noise/--no-noise", default=True, show_default=True, help="accuracy under slips as well")
 @click.option("--threads", default=2, show_default=True)
 @click.option("--target", type=click.Path(dir_okay=False, path_type=Path), help="where the JSON goes as well")
