@@ -165,6 +165,46 @@ def _name_left_out(file: Path, faults: tuple[Any, ...]) -> None:
         click.echo(f"left out: {len(faults) - 10} more lines", err=True)
 
 
+@label.command()
+@click.option("--reward", required=True, metavar="RUN", help="a run of lab reward, run@step or adapter folder; an "
+              "ensemble says where its members disagree")  # fmt: skip
+@click.option("--model", default="", help="folder or Hub id of the base model, or tiny (default: the run's)")
+@click.option("--bits", type=click.Choice(["4", "8", "16", "32"]), default="4", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:n")
+@store_option
+@root_option
+def rate(reward: str, where: str, **given: Any) -> None:
+    """Says how unsure a reward model is about every pair that still wants votes: the least sure are shown first."""
+    from lab import launch, making
+    from lab.feedback.uncertainty import read, uncertainty
+    from lab.saving import load_role
+    from lab.worker import default_worker
+
+    with _open(where) as store:
+        pairs = [i.comparison for i in store.items() if not i.withdrawn and not i.gold]
+        if not pairs:
+            raise click.ClickException(f"There is no pair in {where}; `lab label add` puts some in.")
+        found = {"reward": launch.find_role(given["root"], reward)}
+        found |= launch.members("reward", found["reward"])
+        setup = making.ground_of(given["root"], found["reward"][1], ground(given))
+        base = load(setup, given["device"])
+
+        def known() -> list[float]:
+            for part, (folder, _) in found.items():
+                load_role(base, folder, part)
+            if any(not base.role(part).head for part in found):
+                raise click.ClickException(f"{reward} has no reward head; name a run of lab reward.")
+            return uncertainty(read(base, list(found), pairs)).tolist()
+
+        values = default_worker().submit(known).result()
+        at = found["reward"][1]
+        key = f"{at['run']}@{at['step']}" if "run" in at else reward
+        new = store.rate({c.id: u for c, u in zip(pairs, values, strict=True)}, reward, key)
+    how = f"{len(found)} members" if len(found) > 1 else "one model"
+    click.echo(f"{new} of {len(pairs)} pairs rated by {how}, {min(values):.2f} to {max(values):.2f}; the least sure "
+               "come first from now on")  # fmt: skip
+
+
 # --- out -------------------------------------------------------------------------------------------------------------
 
 

@@ -174,6 +174,11 @@ def _ground(root: Path | str, parents: Sequence[Mapping[str, Any]], ground: Setu
     return inherited
 
 
+def ground_of(root: Path | str, where: Mapping[str, Any], ground: Setup | None) -> Setup:
+    """The model that an adapter which was found there stands on: the one given, or else its run's."""
+    return _ground(root, [where], ground)
+
+
 def _columns(rewards: Sequence[str], rows: Sequence[Any]) -> None:
     """Refuses prompts without the columns that a verifier reads."""
     for text in rewards:
