@@ -62,7 +62,8 @@ def test_runs_from_top_to_bottom(path: Path, tmp_path: Path, monkeypatch: pytest
     outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
     assert [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"] == []
     assert "widgets" not in notebook.metadata
-    states = {p.parent.name: json.loads(p.read_text())["state"] for p in (tmp_path / "runs").glob("*/status.json")}
+    found = (tmp_path / "runs").rglob("status.json")  # those of a stack stand one floor deeper
+    states = {str(p.parent): json.loads(p.read_text())["state"] for p in found}
     assert states != {}
     assert set(states.values()) == {"finished"}
 

@@ -48,9 +48,9 @@ def address(root: Path, engine: FakeEngine) -> Iterator[str]:
     blocks.close(verbose=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A Chromium with a fresh profile."""
+    """A Chromium with a fresh profile. While it is open, no other test of this thread can run an event loop."""
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
     from playwright.sync_api import expect, sync_playwright
