@@ -47,7 +47,7 @@ from lab.train.process import score_steps
 
 PROFILE = os.environ.get("LAB_PROFILE", "tiny")  # "ci" runs a handful of steps, to test that every cell works
 SIZES = {
-    "tiny": {"demonstrations": 1000, "pairs": 1500, "unseen": 1200, "solutions": 1200, "epochs": 1.5},
+    "tiny": {"demonstrations": 1000, "pairs": 1200, "unseen": 900, "solutions": 1200, "epochs": 1.5},
     "ci": {"demonstrations": 96, "pairs": 32, "unseen": 24, "solutions": 48, "epochs": 1.0},
 }
 size = SIZES[PROFILE]
@@ -336,7 +336,7 @@ print(f"{share:.1%} of the answers in the training pairs hold praise")
 #
 # ## 5 · The same number of pairs, from few prompts
 #
-# Prompts are expensive, too. We could ask for many answers to each of 24 prompts instead of two to each of 1500, and
+# Prompts are expensive, too. We could ask for many answers to each of 24 prompts instead of two to each of 1200, and
 # get the same number of pairs.
 #
 # There is a danger: an answer that stands in many pairs may be learnt by heart instead of understood. So we look at
@@ -492,7 +492,7 @@ HTML(cards.table(("said", "true score", "first", "second", "third", "spread"), b
 
 # %% [markdown]
 # On answers like those they were trained on, the three hardly differ. Where nobody has shown them an example, their
-# spread grows many times over: praise in front, a word said four times. That is worth knowing, and cheap.
+# spread is two or three times as large: praise in front, a word said four times. That is worth knowing, and cheap.
 #
 # Look at the other rows too. All three like a true sentence that does not answer the question far better than a wrong
 # answer to it, and all three at once. They started from the same base and the same SFT model and saw the same pairs,
