@@ -27,6 +27,11 @@ ifeq (,$(findstring not browser,$(PYTEST_ARGS)))
 	  { echo "The browser tests need Chromium: apt-get install chromium (Debian, Ubuntu), or leave them out with" \
 	    "make test PYTEST_ARGS='-m \"not browser\"'." >&2; exit 1; }
 endif
+ifeq (,$(findstring not postgres,$(PYTEST_ARGS)))
+	@command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || \
+	  { echo "The tests of the label store need a PostgreSQL server: apt-get install postgresql (Debian, Ubuntu), or leave" \
+	    "them out with make test PYTEST_ARGS='-m \"not postgres\"'." >&2; exit 1; }
+endif
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 # --- for those who change something ----------------------------------------------------------------------------------
