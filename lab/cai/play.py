@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import wait
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-
-from filelock import FileLock, Timeout
 
 from lab import launch, tiny
 from lab.base import RAW, SharedBase
@@ -30,8 +27,8 @@ from lab.feedback.constitution import chain, labels
 from lab.feedback.constitution.critics import Critic, ModelCritic
 from lab.feedback.constitution.principles import Constitution, read_constitution
 from lab.recipes.recipe import Recipe, Stage
-from lab.recipes.stack import OnEvent, OnProgress, play
-from lab.runs import Run, RunError
+from lab.recipes.stack import OnEvent, OnProgress, alone, play
+from lab.runs import Run
 from lab.saving import load_role
 from lab.tiny.constitution import CRITIC as RULES
 from lab.tiny.constitution import shipped
@@ -95,7 +92,7 @@ def run(
         RULES.check(constitution)
     planned = stages(config, ground.world, str(start.absolute()) if start else "", str(folder))
     book.check(book.edited(Recipe(tuple(planned.values())), edits, list(planned)))
-    with _alone(folder):
+    with alone(folder, "constitution"):
         began = {"principles": constitution.digest, "model": ground.model, "start": str(start or ""),
                  "config": asdict(config), "sources": asdict(source), "edits": list(edits)}  # fmt: skip
         book.remember(folder, began)
@@ -104,21 +101,6 @@ def run(
         own = base or default_worker().submit(lambda: ground.load(device)).result()
         stack = _Stack(folder, constitution, config, ground, source, planned, edits, own, on_event, on_progress, say)
         return stack.play(start)
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Lets one process at a time play a stack."""
-    root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / ".constitution.lock", thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(f"Another process plays in {root}; stop it there, or choose another folder.") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,7 @@ def play(
     measures = bool(plan.setup.world) and heldout > 0
     if measures:
         _heldout(heldout)
-    with _alone(folder):
+    with alone(folder, "recipe"):
         book = Book(folder, plan)
         book.check()
         book.write()
@@ -124,14 +124,14 @@ def _heldout(n: int) -> list[Prompt]:
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Lets one process at a time play a stack."""
+def alone(root: Path, what: str) -> Iterator[None]:
+    """Lets one process at a time play a stack of this kind (recipe, constitution) in a folder; RunError for another."""
     root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root / ".recipe.lock", thread_local=False)
+    lock = FileLock(root / f".{what}.lock", thread_local=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise RunError(f"Another process plays a recipe in {root}; stop it there, or choose another folder.") from None
+        raise RunError(f"Another process plays a {what} in {root}; stop it there, or choose another folder.") from None
     try:
         yield
     finally:
