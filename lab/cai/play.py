@@ -7,9 +7,7 @@ was stopped goes on from its checkpoint. So a stack that was stopped anywhere en
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +25,7 @@ from lab.feedback.constitution import chain, labels
 from lab.feedback.constitution.critics import Critic, ModelCritic
 from lab.feedback.constitution.principles import Constitution, read_constitution
 from lab.recipes.recipe import Recipe, Stage
-from lab.recipes.stack import OnEvent, OnProgress, alone, play
+from lab.recipes.stack import OnEvent, OnProgress, alone, interruptible, play
 from lab.runs import Run
 from lab.saving import load_role
 from lab.tiny.constitution import CRITIC as RULES
@@ -258,18 +256,5 @@ class _Stack:
         return chain.fired(chain.read_chains(path)) if path.exists() else {}
 
     def ask(self, what: str, fn: Callable[[Callable[[int, int], None]], T]) -> T:
-        """`fn(progress)` in the worker thread; Ctrl-C ends it the next time it tells how far it is."""
-        left = threading.Event()
-
-        def progress(done: int, of: int) -> None:
-            if left.is_set():
-                raise KeyboardInterrupt
-            self.on_progress(what, done, of)
-
-        future = default_worker().submit(lambda: fn(progress))
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            left.set()
-            wait([future])
-            raise
+        """`fn(progress)` in the worker thread."""
+        return interruptible(fn, lambda done, of: self.on_progress(what, done, of))

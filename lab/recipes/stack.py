@@ -243,18 +243,23 @@ class _Stack:
         return self.ask("measuring on held-out prompts", rows), judges[-1] if judges else ""
 
     def ask(self, what: str, fn: Callable[[Callable[[int, int], None]], T]) -> T:
-        """`fn(progress)` in the worker thread; Ctrl-C ends it the next time it tells how far it is."""
-        left = threading.Event()
+        """`fn(progress)` in the worker thread."""
+        return interruptible(fn, lambda done, of: self.hears.progress(what, done, of))
 
-        def progress(done: int, of: int) -> None:
-            if left.is_set():
-                raise KeyboardInterrupt
-            self.hears.progress(what, done, of)
 
-        future = default_worker().submit(lambda: fn(progress))
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            left.set()
-            wait([future])
-            raise
+def interruptible(fn: Callable[[Callable[[int, int], None]], T], on_progress: Callable[[int, int], None]) -> T:
+    """`fn(progress)` in the worker thread; Ctrl-C ends it the next time it tells how far it is."""
+    left = threading.Event()
+
+    def progress(done: int, of: int) -> None:
+        if left.is_set():
+            raise KeyboardInterrupt
+        on_progress(done, of)
+
+    future = default_worker().submit(lambda: fn(progress))
+    try:
+        return future.result()
+    except KeyboardInterrupt:
+        left.set()
+        wait([future])
+        raise
