@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -292,19 +291,13 @@ def _engine_setup(root: str, model: str, bits: int) -> Any:
     return launch.setup_of(Run(found[-1].path)) if found else launch.Setup(str(tiny.CHECKPOINT), 4, world="tiny")
 
 
-@main.command()
-@click.option("--port", default=PORT, show_default=True, help="of the page")
-@click.option("--no-engine", is_flag=True, help="only look: start no engine")
-@root_option
-def studio(port: int, no_engine: bool, root: str) -> None:
-    """The Studio in a browser, with an engine behind it that outlives it."""
-    from lab.client import start_detached
+@main.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def studio(words: tuple[str, ...]) -> None:
+    """The Studio in a browser, with an engine behind it; for a room: --expose --code <workshop code>."""
+    from apps.studio.__main__ import main as serve
 
-    if not no_engine:
-        start_detached(root, [sys.executable, "-m", "lab", "engine", "--runs", root])
-    from apps.studio.app import serve
-
-    serve(root, "127.0.0.1", port)
+    serve.main(list(words), prog_name="lab studio", default_map={"engine": True})
 
 
 @main.command()

@@ -147,7 +147,14 @@ class EngineClient:
             "seed": seed,
             "options": dict(options or {}),
         }
-        sent = self._send("POST", "/sample", row, None)
+        yield from self._lines("/sample", row)
+
+    def task(self, name: str, row: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+        """The rows of one of the engine's tasks (see `lab.tasks`). Closing the iterator ends the task."""
+        yield from self._lines(f"/task/{name}", dict(row or {}))
+
+    def _lines(self, path: str, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        sent = self._send("POST", path, row, None)
         try:
             for line in sent.response.iter_lines():
                 answer = json.loads(line)

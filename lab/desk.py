@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lab import asking, form, launch, making
+from lab import asking, form, launch, making, tasks
 from lab.base import RAW, RoleError, SharedBase
 from lab.engine import Handlers, SampleRequest, ScoreRequest
 from lab.events import Sample
-from lab.probes import describe, pieces
+from lab.probes import describe, inside, pieces
 from lab.records import Message, Prompt, Rollout, prompt_text
 from lab.runs import Run, RunError, runs
 from lab.sample import stream
@@ -53,6 +53,7 @@ class Desk:
             check=form.check,
             make=self.make,
             attend=self.attend,
+            task=self.task,
         )
 
     def about(self) -> dict[str, Any]:
@@ -78,6 +79,10 @@ class Desk:
             if "run" in where and not self._fits(Run.open(self.root / where["run"]).manifest.base):
                 raise RunError(f"{where['run']} runs on another model; start an engine for that one.")
         return {"id": ready.make(self.root).id, "left_out": ready.left_out()}
+
+    def task(self, name: str, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The rows of a named task. Raises RunError for a name that is none."""
+        return tasks.find(name)(self, row)
 
     def attend(self, session: Session) -> None:
         """Has whoever the run names answer what it asks."""
@@ -129,7 +134,7 @@ class Desk:
 
     def sample(self, asked: SampleRequest) -> Iterator[dict[str, Any]]:
         """One row for each token of each role as it is drawn, then one row a role with everything known about it."""
-        prompt = self._checked(asked.prompt)
+        prompt = self.checked(asked.prompt)
         names = {text: self.role(text) for text in asked.roles}
         ids = self.base.chat.encode_prompt(prompt)
         said: dict[int, list[int]] = {i: [] for i in range(len(names))}
@@ -161,7 +166,7 @@ class Desk:
 
     def score(self, asked: ScoreRequest) -> dict[str, Any]:
         """What is known of given completions of one prompt, under each role."""
-        prompt = self._checked(asked.prompt)
+        prompt = self.checked(asked.prompt)
         out: dict[str, list[dict[str, Any]]] = {}
         for text in asked.roles:
             rows = []
@@ -174,11 +179,13 @@ class Desk:
 
     def _known(self, text: str, rollout: Rollout, temperature: float) -> dict[str, Any]:
         gold = launch.truth(launch.Setup(self.base.source, world=self.world))
-        found: Sample = describe(self.base, [rollout], gold, self.reference(text), self.reward(), temperature)[0]
+        judge = self.reward()
+        found: Sample = describe(self.base, [rollout], gold, self.reference(text), judge, temperature)[0]
         return {name: getattr(found, name) for name in ("tokens", "logprobs", "reference", "ended", "reward", "gold",
-                                                        "reasons", "kl")}  # fmt: skip
+                                                        "reasons", "kl")} | inside(
+            self.base, rollout, judge, temperature)._asdict()  # fmt: skip
 
-    def _checked(self, prompt: Prompt) -> Prompt:
+    def checked(self, prompt: Prompt) -> Prompt:
         """The prompt as turns; in the tiny world, PromptError for words it does not know."""
         if self.world == "tiny":
             from lab import tiny

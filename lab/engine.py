@@ -3,6 +3,7 @@
     GET  /status
     POST /runs {method, settings, name, title, parents}   POST /runs/{id}/play|pause|step|stop|edit|branch
     POST /sample (an NDJSON stream)                       POST /score        POST /shutdown
+    POST /task/{name} (an NDJSON stream: `lab.tasks`)
     GET  /offers                                          POST /check        POST /make (a form: `lab.form`)
 
 It listens on 127.0.0.1 alone and wants the token which it writes, readable by its owner only, to `<runs>/.engine.json`.
@@ -14,7 +15,6 @@ in the one worker thread.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import secrets
@@ -22,7 +22,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -41,8 +41,9 @@ from lab.config import CONFIGS, ConfigError
 from lab.disk import pretty, write_atomic
 from lab.events import Done
 from lab.records import Message, Prompt, Verdict
-from lab.runs import Run, RunError, one_sentence, runs
+from lab.runs import Run, RunError, runs
 from lab.session import Build, Session, resume
+from lab.streams import apart, at_once, said
 from lab.worker import Worker
 
 __all__ = [
@@ -56,6 +57,9 @@ __all__ = [
     "serve",
     "start_detached",
 ]
+
+
+NDJSON = "application/x-ndjson"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +98,21 @@ def _no_form(_: Any) -> dict[str, Any]:
     raise RunError("this engine makes no runs from a form; make them where it was started.")
 
 
+def _no_task(name: str, _: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    raise RunError(f"this engine has no task {name!r}; it may be another version of the lab.")
+
+
 @dataclass(frozen=True)
 class Handlers:
-    """What an engine can do; every function but the last four is called in the worker thread.
+    """What an engine can do; `build`, `sample`, `score`, `release` and `task` are called in the worker thread.
 
     `build(run)` makes the state of a run at step 0. `sample` yields JSON-able rows as the answer grows; it is closed
     when nobody listens any more. `score` returns a JSON-able row. `release(state)` frees what an ended run held.
     `about()` tells clients what there is (roles, example prompts), `offers()` what runs can be made, `check(form)` what
     is wrong with a form, and `make(form)` makes its run; they must not touch the model. `attend(session)` is told of
-    every session, so that somebody answers what it asks. An error may carry a JSON-able
-    `payload`, which reaches the client with the sentence.
+    every session, so that somebody answers what it asks. `task(name, row)` yields JSON-able rows; between two of them a
+    run goes on, so that a long task and a run share the model. An error may carry a JSON-able `payload`, which reaches
+    the client with the sentence.
     """
 
     build: Build
@@ -115,6 +124,7 @@ class Handlers:
     check: Callable[[dict[str, Any]], dict[str, Any]] = _no_form
     make: Callable[[dict[str, Any]], dict[str, Any]] = _no_form
     attend: Callable[[Session], None] = _nothing
+    task: Callable[[str, dict[str, Any]], Iterator[dict[str, Any]]] = _no_task
 
 
 class Engine:
@@ -264,6 +274,7 @@ class Engine:
         routes.append(Route("/status", self._guarded(self._status), methods=["GET"]))
         routes.append(Route("/offers", self._guarded(lambda _, row: self.handlers.offers()), methods=["GET"]))
         routes.append(Route("/sample", self._sample, methods=["POST"]))
+        routes.append(Route("/task/{name}", self._task, methods=["POST"]))
         return Starlette(routes=routes)
 
     def _allowed(self, request: Request) -> bool:
@@ -278,7 +289,7 @@ class Engine:
                 row = await request.json() if request.method == "POST" and await request.body() else {}
                 return JSONResponse(await run_in_threadpool(fn, request, row))
             except Exception as error:  # one request must not harm the runs; whoever asked gets the sentence
-                return JSONResponse(_said(error), status_code=_code(error))
+                return JSONResponse(said(error), status_code=_code(error))
 
         return endpoint
 
@@ -360,37 +371,18 @@ class Engine:
                 dict(row.get("options") or {}),
             )
         except (TypeError, ValueError) as error:
-            return JSONResponse(_said(error), status_code=400)
-        return StreamingResponse(self._stream(asked), media_type="application/x-ndjson")
+            return JSONResponse(said(error), status_code=400)
+        return StreamingResponse(at_once(self.worker, lambda: self.handlers.sample(asked)), media_type=NDJSON)
 
-    async def _stream(self, asked: SampleRequest) -> AsyncIterator[bytes]:
-        """The rows of the sampler as lines; closing the stream closes the sampler at its next row."""
-        loop, rows, gone = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any] | None](), threading.Event()
-
-        def put(row: dict[str, Any] | None) -> None:
-            with suppress(RuntimeError):  # the channel is closed: nobody is left to read it
-                loop.call_soon_threadsafe(rows.put_nowait, row)
-
-        def pump() -> None:
-            source = self.handlers.sample(asked) if not gone.is_set() else iter(())
-            try:
-                for row in source:
-                    if gone.is_set():
-                        return
-                    put(row)
-            except Exception as error:  # the stream is under way: the last line says what happened
-                put(_said(error))
-            finally:
-                getattr(source, "close", lambda: None)()
-                put(None)
-
-        future = self.worker.submit(pump)
+    async def _task(self, request: Request) -> Response:
+        if not self._allowed(request):
+            return _stranger()
         try:
-            while (row := await rows.get()) is not None:
-                yield json.dumps(row, ensure_ascii=False).encode() + b"\n"
-        finally:
-            gone.set()
-            future.cancel()
+            row = dict(await request.json())
+        except (TypeError, ValueError) as error:
+            return JSONResponse(said(error), status_code=400)
+        name = request.path_params["name"]
+        return StreamingResponse(apart(self.worker, lambda: self.handlers.task(name, row)), media_type=NDJSON)
 
 
 def serve(
@@ -447,10 +439,6 @@ def _code(error: Exception) -> int:
     if isinstance(error, (ConfigError, ValueError, KeyError)):
         return 400
     return 409 if isinstance(error, (RunError, EngineError)) else 500
-
-
-def _said(error: Exception) -> dict[str, Any]:
-    return {"error": one_sentence(error), "payload": getattr(error, "payload", {})}
 
 
 def _stranger() -> Response:

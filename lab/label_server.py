@@ -18,13 +18,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import ipaddress
 import json
 import re
-import secrets
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -38,6 +35,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from lab.feedback.labels.gate import SHORTEST_CODE, CodeGate, allowed_host
 from lab.feedback.labels.shapes import Shape, flag, misfit, one_of, several, text, whole
 from lab.feedback.labels.store import Store
 from lab.feedback.labels.words import LONGEST_NOTE, LONGEST_WAIT, LabelError, LoginError, RefusedError, Showing
@@ -51,10 +49,6 @@ MOST_BYTES = 16_384
 THREADS = 4
 KNOWN_S = 60.0
 """How long the holder of a token is remembered without asking the store, in seconds."""
-
-SHORTEST_CODE = 6
-MOST_WRONG_CODES = 30
-"""Wrong workshop codes in a minute, from everybody together; then nobody comes in until the minute is over."""
 
 REASONS = ("correct", "helpful", "safe", "concise", "style")
 """The chips of the page."""
@@ -77,22 +71,6 @@ class _HTTPError(Exception):
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
         self.status = status
-
-
-def allowed_host(host: str, exposed: bool) -> bool:
-    """Whether a Host header names this machine: loopback, and when exposed any bare address or the machine's own name.
-
-    A page elsewhere that makes its own name point here (DNS rebinding) is refused by this.
-    """
-    name = urlsplit(f"//{host}").hostname or ""
-    if name == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(name)
-        return exposed or address.is_loopback
-    except ValueError:
-        own = socket.gethostname().lower()
-        return exposed and name in (own, own.split(".")[0], own.split(".")[0] + ".local")
 
 
 def _turns(value: Any) -> list[dict[str, str]]:
@@ -120,9 +98,8 @@ class LabelServer:
         if exposed and len(code) < SHORTEST_CODE:
             raise LabelError(f"Other machines may come in only with a workshop code of {SHORTEST_CODE} characters or "
                              "more; give one with --code.")  # fmt: skip
-        self.store, self.code, self.exposed = store, code, exposed
+        self.store, self.gate, self.exposed = store, CodeGate(code), exposed
         self._known: dict[str, tuple[str, float]] = {}
-        self._wrong: deque[float] = deque()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="labels")
         self._logins = ThreadPoolExecutor(1, thread_name_prefix="logins")  # hashing is slow on purpose; votes go on
         self._page = PAGE.read_text(encoding="utf-8")
@@ -199,23 +176,12 @@ class LabelServer:
         return HTMLResponse(self._page)
 
     async def _login(self, _request: Request, row: dict[str, Any]) -> Response:
-        self._check_code(row.get("code", "").strip())
+        self.gate.check(row.get("code", "").strip())
         name = await self._ask(self.store.login, row["name"], row["pin"], threads=self._logins)
         response = JSONResponse(await self._told(name))
         response.set_cookie(COOKIE, await self._ask(self.store.start_session, name), httponly=True, samesite="strict",
                             max_age=14 * 86_400)  # fmt: skip
         return response
-
-    def _check_code(self, given: str) -> None:
-        """Raises LoginError for a wrong workshop code, and for any after too many wrong ones."""
-        now = time.monotonic()
-        while self._wrong and self._wrong[0] < now - 60:
-            self._wrong.popleft()
-        if len(self._wrong) >= MOST_WRONG_CODES:
-            raise LoginError("There were too many wrong workshop codes; wait a minute, and try again.")
-        if not secrets.compare_digest(given.encode(), self.code.encode()):
-            self._wrong.append(now)
-            raise LoginError("That is not the workshop's code; the host knows it.")
 
     async def _logout(self, request: Request, _row: dict[str, Any]) -> Response:
         token = request.cookies.get(COOKIE, "")

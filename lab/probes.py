@@ -5,15 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
 from lab.base import SharedBase
 from lab.events import Sample
+from lab.pack import Row
 from lab.records import Prompt, Rollout, prompt_text
 from lab.sample import sample
-from lab.score import score
+from lab.score import score, token_scores, token_values
 
 SEED = 20_26
 """Of the noise behind every probe answer."""
@@ -88,6 +89,36 @@ def describe(
             )
         )
     return tuple(out)
+
+
+class Inside(NamedTuple):
+    """What a model holds inside one answer, a number a token.
+
+    entropy : (T,) of the distribution each token was drawn from, nats
+    earned  : (T,) what the reward head reads after each token, were the answer to end there; () without a reward
+    """
+
+    entropy: tuple[float, ...]
+    earned: tuple[float, ...]
+
+
+@torch.no_grad()
+def inside(base: SharedBase, rollout: Rollout, reward: str | None = None, temperature: float = 1.0) -> Inside:
+    """The entropies and the running reward of one answer, in one pass.
+
+    A reward model is trained on whole answers only: what it reads in the middle shows where its mind changes, and is
+    no judgement of an answer that somebody gave.
+    """
+    prompt, completion = rollout.prompt_ids, rollout.completion_ids
+    if not completion:
+        return Inside((), ())
+    # The head reads the state before a token; one token more, and it reads the state after the last.
+    rows = [Row(rollout.role, prompt, completion), *([Row(reward, prompt, (*completion, 0))] if reward else [])]
+    packed = base.pack(rows)
+    hidden = base.forward(packed)
+    entropy = token_scores(base, hidden, packed, 0, 1, temperature or 1.0).entropy[0].tolist()
+    earned = token_values(base, reward, hidden, packed, 1, 2)[0, 1:].tolist() if reward else []
+    return Inside(tuple(entropy), tuple(earned))
 
 
 def pieces(base: SharedBase, ids: Sequence[int]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 from session_toy import build
 
 from lab.engine import Handlers, SampleRequest, ScoreRequest
+from lab.runs import RunError
 
 CLOSED: list[str] = []
 """Prompts whose sampler was closed, in order."""
@@ -43,5 +44,19 @@ def score(asked: ScoreRequest) -> dict[str, Any]:
     return {role: [len(c) for c in asked.completions] for role in asked.roles}
 
 
+def task(name: str, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Counts to `to`; "fall" raises in the middle. Each row names the thread and the steps a run has made by then."""
+    if name not in ("count", "fall"):
+        raise RunError(f"there is no task {name!r}.")
+    try:
+        for n in range(int(row.get("to", 3))):
+            THREADS.add(threading.current_thread().name)
+            if name == "fall" and n == 1:
+                raise StrangeWordError
+            yield {"n": n}
+    finally:
+        CLOSED.append(f"task {name}")
+
+
 def handlers() -> Handlers:
-    return Handlers(build, sample, score, about=lambda: {"base": "toy"})
+    return Handlers(build, sample, score, about=lambda: {"base": "toy"}, task=task)

@@ -155,6 +155,35 @@ def test_a_sampler_that_fails_ends_the_stream_with_its_sentence(client: EngineCl
     assert raised.value.payload == {"unknown": ["zebroid"]}
 
 
+def test_a_task_says_row_after_row_in_the_worker_thread(client: EngineClient) -> None:
+    engine_toy.THREADS.clear()
+    assert list(client.task("count", {"to": 4})) == [{"n": 0}, {"n": 1}, {"n": 2}, {"n": 3}]
+    assert engine_toy.THREADS == {"lab-worker"}
+    with pytest.raises(EngineError, match="there is no task 'nothing'"):
+        list(client.task("nothing"))
+
+
+def test_a_task_that_fails_ends_with_its_sentence_and_payload(client: EngineClient) -> None:
+    rows = client.task("fall")
+    assert next(rows) == {"n": 0}
+    with pytest.raises(EngineError, match="a word it does not know") as caught:
+        next(rows)
+    assert caught.value.payload == {"unknown": ["zebroid"]}
+
+
+def test_a_run_goes_on_between_two_rows_of_a_task(engine: Engine, client: EngineClient) -> None:
+    run = client.create("toy", SLOW)
+    client.play(run)
+    rows = client.task("count", {"to": 10**9})
+    next(rows)
+    before = engine.sessions[run].status.step
+    until(lambda: next(rows)["n"] > 0 and engine.sessions[run].status.step > before)
+    engine_toy.CLOSED.clear()
+    rows.close()
+    until(lambda: engine_toy.CLOSED == ["task count"])
+    client.stop(run)
+
+
 def test_sampling_and_scoring_leave_a_run_as_it_is(engine: Engine, client: EngineClient) -> None:
     config = ToyConfig(steps=20, pause_s=0.005, save_every=0)
     run = client.create("toy", {"steps": 20, "pause_s": 0.005, "save_every": 0})
@@ -174,6 +203,7 @@ def test_the_token_is_needed_and_only_its_owner_can_read_it(engine: Engine) -> N
                 ("POST", "/sample"),
                 ("POST", "/runs"),
                 ("POST", "/shutdown"),
+                ("POST", "/task/count"),
                 ("POST", "/runs/toy-1/play"),
             ):
                 answer = other.request(method, path)

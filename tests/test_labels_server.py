@@ -17,6 +17,7 @@ from label_stores import some_items
 from starlette.testclient import TestClient
 
 from lab import label_server
+from lab.feedback.labels import gate
 from lab.feedback.labels.store import Store
 from lab.feedback.labels.words import Item, LabelError, Rules
 from lab.label_server import PAGE, LabelServer, allowed_host
@@ -155,10 +156,10 @@ def test_the_code_the_name_and_the_pin_are_asked_for(client: TestClient) -> None
 
 
 def test_codes_cannot_be_guessed_for_long(client: TestClient, server: LabelServer) -> None:
-    for _ in range(label_server.MOST_WRONG_CODES):
+    for _ in range(gate.MOST_WRONG_CODES):
         assert "not the workshop's code" in login(client, code="wrong").json()["error"]
     assert "wait a minute" in login(client).json()["error"], "even the right one: nobody learns it by trying"
-    server._wrong.clear()
+    server.gate._wrong.clear()
     assert login(client).status_code == 200
 
 

@@ -16,22 +16,14 @@ from typing import Any
 
 import gradio as gr
 
-from lab.config import ConfigError
+from apps.studio.front import ASSETS, MOUNT, plotly_script
+from apps.studio.people import HostOnlyError, Person, asking
 from lab.events import Sample
-from lab.runs import RunError
 
-ASSETS = Path(__file__).parent / "assets"
-MOUNT = "studio-assets"
-"""Where the page finds the scripts, relative to its own address."""
+OUR_OWN = ("lab.", "apps.")
+"""Packages whose errors are sentences for people."""
 
 Ask = Callable[[dict[str, Any]], dict[str, Any]]
-
-
-def plotly_script() -> Path:
-    """The plotly.js that comes with the installed plotly package."""
-    import plotly
-
-    return Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 
 def address(name: str) -> str:
@@ -56,8 +48,8 @@ def panel(name: str, label: str, asks: Sequence[Ask], value: Any = None) -> gr.H
     )  # fmt: skip
 
 
-def guarded(ask: Ask) -> Ask:
-    """`ask`, with every error as `{"error": sentence}`: the lab's own words for its errors, else where to look."""
+def open_ask(ask: Ask) -> Ask:
+    """`ask` for everybody, with every error as `{"error": sentence}`."""
 
     def call(request: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -69,9 +61,31 @@ def guarded(ask: Ask) -> Ask:
     return call
 
 
+def person_ask(ask: Callable[[dict[str, Any], Person], dict[str, Any]]) -> Ask:
+    """`ask`, which wants to know who asks, for everybody."""
+
+    def call(request: dict[str, Any]) -> dict[str, Any]:
+        return ask(request, asking())
+
+    call.__name__ = ask.__name__
+    return open_ask(call)
+
+
+def host_ask(ask: Ask) -> Ask:
+    """`ask` for the host alone: what hides a button is decoration, what refuses a request is this."""
+
+    def call(request: dict[str, Any]) -> dict[str, Any]:
+        if not asking().host:
+            raise HostOnlyError
+        return ask(request)
+
+    call.__name__ = ask.__name__
+    return open_ask(call)
+
+
 def sentence(error: Exception) -> str:
     """What people are told about an error. Those that are not the lab's own are printed for whoever runs the Studio."""
-    if isinstance(error, (RunError, ConfigError)) or type(error).__module__.startswith("lab."):
+    if type(error).__module__.startswith(OUR_OWN):
         return str(error)
     traceback.print_exception(error, file=sys.stderr)
     return f"The Studio stumbled ({type(error).__name__}); the terminal where it was started has the details."

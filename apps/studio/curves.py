@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from apps.studio.components import guarded, panel, spoken
+from apps.studio.components import host_ask, open_ask, panel, spoken
 from apps.studio.link import Link
+from apps.studio.parts import Parts
 from apps.studio.shelf import Shelf, ago, shown
 from lab import figures, reading
 from lab.config import CONFIGS, live_settings
@@ -120,13 +121,13 @@ class Curves:
         return {"sentence": f"{name} is {number:g} from the next step on."}
 
 
-def build(shelf: Shelf, link: Link) -> gr.HTML:
+def build(parts: Parts) -> gr.HTML:
     """The panel as a component; call it inside a tab."""
-    curves = Curves(shelf, link)
+    curves = Curves(parts.shelf, parts.link)
     return panel(
         "curves",
         "The curves of the runs",
-        [guarded(f) for f in (curves.poll, curves.answers, curves.control, curves.change)],
+        [open_ask(curves.poll), open_ask(curves.answers), host_ask(curves.control), host_ask(curves.change)],
     )
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from apps.studio.components import guarded, panel, sentence
+from apps.studio.components import open_ask, panel, sentence
 from apps.studio.link import Link
+from apps.studio.parts import Parts
 from lab import reading
 
 MOST_ROLES = 4
@@ -139,14 +140,21 @@ class AskError(ValueError):
     """A wish that cannot be granted, with the reason."""
 
 
-def build(link: Link, examples: tuple[str, ...]) -> gr.HTML:
+def examples() -> tuple[str, ...]:
+    """Prompts to begin with: a few of the tiny world's."""
+    from lab.tiny import PROBES
+
+    return PROBES[:6]
+
+
+def build(parts: Parts) -> gr.HTML:
     """The panel as a component; call it inside a tab."""
-    sampler = Sampler(link, examples)
+    sampler = Sampler(parts.link, examples())
 
     def generate(ask: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
         yield from sampler.generate(ask or {})
 
-    desk = panel("sample", "Sample from the models", [guarded(sampler.roles)], value={})
+    desk = panel("sample", "Sample from the models", [open_ask(sampler.roles)], value={})
     running = desk.generate(
         generate,
         desk,

@@ -38,14 +38,14 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def address(root: Path, engine: FakeEngine) -> Iterator[str]:
     """The address of a Studio that serves `root`."""
-    from apps.studio.app import serve
+    from apps.studio.server import serve
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    blocks = serve(root, port=port, client=engine, wait=False)
+    studio = serve(root, port=port, client=engine, labels=root.parent / "labels.sqlite", wait=False)
     yield f"http://127.0.0.1:{port}/"
-    blocks.close(verbose=False)
+    studio.close()
 
 
 @pytest.fixture(scope="module")

@@ -85,12 +85,12 @@ def main() -> None:
     """Serves the Studio over a made root whose PPO run goes on, with this engine, to look at it by hand."""
     import sys
 
-    from apps.studio.app import serve
+    from apps.studio.server import serve
 
     root = Path(sys.argv[1])
     if not root.exists():
         make_demo(root)
-    serve(root, port=int(sys.argv[2]), client=FakeEngine(0.08), wait=False)
+    serve(root, port=int(sys.argv[2]), client=FakeEngine(0.08), labels=root.parent / "labels.sqlite", wait=False)
     step = 80
     while True:
         for tenth in range(10):

@@ -15,11 +15,16 @@ import pytest
 
 pytest.importorskip("gradio")
 
-from apps.studio.app import Header, StudioError, opening_tab, refuse_taken_port, settings
-from apps.studio.components import guarded, spoken
+from click.testing import CliRunner
+
+from apps.studio.__main__ import main as studio_command
+from apps.studio.app import opening_tab
+from apps.studio.components import open_ask, spoken
 from apps.studio.curves import Curves, controls, status_line
+from apps.studio.header import Header
 from apps.studio.link import Link, how_to_start
 from apps.studio.sample import Sampler, checked, stream
+from apps.studio.server import StudioError, refuse_taken_port
 from apps.studio.shelf import Shelf, ago, shown
 from lab.events import Edited, Sample, Started, Updated
 from lab.runs import RunError, Status
@@ -201,8 +206,8 @@ def test_errors_become_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     def stumble(_ask: dict) -> dict:
         raise KeyError("secret/path")
 
-    assert guarded(refuse)({}) == {"error": "the run is gone; choose another."}
-    told = guarded(stumble)({})["error"]
+    assert open_ask(refuse)({}) == {"error": "the run is gone; choose another."}
+    told = open_ask(stumble)({})["error"]
     assert "secret/path" not in told
     assert "KeyError" in told
     assert "secret/path" in capsys.readouterr().err, "whoever runs the Studio sees it all"
@@ -274,16 +279,6 @@ def test_the_tab_an_address_means(tmp_path: Path, root: Path) -> None:
     assert opening_tab({"tab": "../x", "run": "a"}, Shelf(tmp_path / "none")) == "curves"
 
 
-def test_nothing_leaves_the_machine_by_default(root: Path) -> None:
-    chosen = settings(root)
-    for name in ("share", "run_history", "enable_monitoring", "mcp_server", "ssr_mode", "pwa", "show_error"):
-        assert chosen[name] is False, name
-    assert chosen["strict_cors"] is True
-    assert chosen["allowed_paths"] == []
-    assert str(root.resolve()) in chosen["blocked_paths"]
-    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
-
-
 def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -296,6 +291,23 @@ def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.strip().count("\n") == 0
     assert done.stderr.startswith(f"Error: Port {port} is in use")
+
+
+def test_the_flags_of_the_page_name_what_does_not_fit(tmp_path: Path) -> None:
+    def said(*flags: str) -> str:
+        done = CliRunner().invoke(studio_command, ["--runs", str(tmp_path), *flags])
+        assert done.exit_code != 0
+        return done.output
+
+    assert "--expose, which wants a --code" in said("--host", "0.0.0.0")
+    assert "workshop code of 6 characters or more" in said("--expose", "--port", "0")
+    assert "add --expose" in said("--code", "whatever")
+    assert "The host's code has 6 characters or more and is not the workshop's" in said(
+        "--expose", "--code", "workshop", "--host-code", "workshop", "--port", "0")  # fmt: skip
+    assert "belong together" in said("--tls-cert", "a.pem")
+    assert "cannot be used" in said(
+        "--tls-cert", str(tmp_path / "a.pem"), "--tls-key", str(tmp_path / "b.pem"), "--port", "0"
+    )
 
 
 def test_gradio_writes_no_stub_files_beside_the_panels() -> None:

@@ -21,6 +21,7 @@
     play: "M3 1.5v13l11-6.5z", pause: "M3 1.5h4v13H3zM9 1.5h4v13H9z", step: "M2 1.5v13l8-6.5zM11 1.5h3v13h-3z",
     stop: "M2.5 2.5h11v11h-11z", left: "M10.5 1.5 4 8l6.5 6.5z", right: "M5.5 1.5 12 8l-6.5 6.5z",
     dice: "M3 1h10a2 2 0 0 1 2 2v10a2 2 0 0 1-2 2H3a2 2 0 0 1-2-2V3a2 2 0 0 1 2-2zm2 2.6a1.4 1.4 0 1 0 0 2.8 1.4 1.4 0 0 0 0-2.8zm6 0a1.4 1.4 0 1 0 0 2.8 1.4 1.4 0 0 0 0-2.8zM8 6.6a1.4 1.4 0 1 0 0 2.8 1.4 1.4 0 0 0 0-2.8zM5 9.6a1.4 1.4 0 1 0 0 2.8 1.4 1.4 0 0 0 0-2.8zm6 0a1.4 1.4 0 1 0 0 2.8 1.4 1.4 0 0 0 0-2.8z",
+    label: "M2 2.5h12v8H8.6L5 14v-3.5H2z", pin: "M5 1.5h6v1.6l-1 .8v4l2.2 2v1.6H8.8V15L8 16l-.8-1v-3.5H3.8V9.9L6 7.9v-4l-1-.8z",
     theme: "M8 1a7 7 0 1 0 0 14A7 7 0 0 0 8 1zm0 2v10A5 5 0 0 1 8 3z",
   };
   Lab.icon = (name) => {
@@ -86,6 +87,42 @@
     tick();
     return tick;
   };
+
+  /** Whether a key press is meant for the panel at `root`: seen, not typed into a field, no other key held, not repeated. */
+  const SWITCH = "lab-keys-off";
+  const kept = (name) => { try { return localStorage.getItem(name); } catch { return null; } };
+  const keep = (name, value) => { try { if (value === null) localStorage.removeItem(name); else localStorage.setItem(name, value); } catch { /* a browser that keeps nothing */ } };
+  Lab.kept = kept;
+  Lab.keep = keep;
+  Lab.keyMeant = (root, event) => {
+    const to = event.target;
+    const typing = to instanceof Element && (to.matches("input, textarea, select") || to.isContentEditable);
+    return !typing && !event.repeat && !event.ctrlKey && !event.altKey && !event.metaKey && !event.isComposing
+      && !document.querySelector("dialog[open]") && kept(SWITCH) === null && Lab.visible(root);
+  };
+
+  /** Keys of the panel at `root`: [[key, what it does], …], shown by "?" while the panel can be seen. */
+  const lists = [];
+  let dialog = null;
+  Lab.keys = (root, rows) => { lists.push([root, rows]); };
+  Lab.showKeys = () => {
+    const rows = lists.filter(([root]) => root.isConnected && root.offsetParent !== null).flatMap(([, r]) => r);
+    dialog ||= document.body.appendChild(Lab.el("dialog", { class: "lab keys", "aria-label": "Keys" }));
+    const off = Lab.el("input", { type: "checkbox", id: "lab-keys-on", on: { change: () => keep(SWITCH, off.checked ? null : "1") } });
+    off.checked = kept(SWITCH) === null;
+    dialog.replaceChildren(Lab.el("h2", { text: "Keys" }),
+      Lab.el("dl", {}, [...rows, ["?", "this list"]].flatMap(([key, text]) => [Lab.el("dt", {}, Lab.el("kbd", { text: key })), Lab.el("dd", { text })])),
+      Lab.el("label", { class: "row" }, off, Lab.el("span", { text: "keys of one letter are on" })),
+      Lab.button("Close", null, () => dialog.close(), { class: "button main" }));
+    dialog.showModal();
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "?" || event.ctrlKey || event.altKey || event.metaKey) return;
+    const to = event.target;
+    if (to instanceof Element && (to.matches("input, textarea, select") || to.isContentEditable) || document.querySelector("dialog[open]")) return;
+    event.preventDefault();
+    Lab.showKeys();
+  });
 
   Lab.dark = () => document.body.classList.contains("dark");
   Lab.onTheme = (call) => {
@@ -155,6 +192,24 @@
     press(chosen);
     group.press = press;
     return group;
+  };
+
+  /** What was said, turn by turn, as text; `cut`: it did not come to an end of its own. */
+  Lab.turns = (list, cut = false) => [
+    ...list.map((turn) => Lab.el("div", { class: "turn" },
+      list.length > 1 ? Lab.el("div", { class: "small muted", text: turn.role }) : null, Lab.el("div", { class: "text", dir: "auto", text: turn.text }))),
+    cut ? Lab.el("div", { class: "small muted", text: "cut off here" }) : null].filter(Boolean);
+
+  Lab.percent = (value) => (value === null || value === undefined ? "–" : `${Math.round(100 * value)} %`);
+
+  /** An estimate {mean, low, high, why} on a line from `least` to `most`: a dot with its 95 % interval; `half`: a mark at ½. */
+  Lab.measure = (e, label, { least = 0, most = 1, half = false, show = Lab.percent } = {}) => {
+    if (!e || e.mean === null || e.mean === undefined) return Lab.el("span", { class: "small muted", text: (e && e.why) || "–" });
+    const at = (x) => `${(100 * (Math.min(most, Math.max(least, x)) - least)) / (most - least)}%`;
+    const words = e.low === null || e.low === undefined ? show(e.mean) : `${show(e.mean)} [${show(e.low)}, ${show(e.high)}]`;
+    const band = e.low === null || e.low === undefined ? null : Lab.el("i", { class: "band", style: { left: at(e.low), right: `calc(100% - ${at(e.high)})` } });
+    return Lab.el("span", { class: "measure", role: "img", "aria-label": `${label}: ${words}`, title: `${words} · 95 % interval` },
+      half ? Lab.el("i", { class: "half", style: { left: at(0.5) } }) : null, band, Lab.el("i", { class: "dot", style: { left: at(e.mean) } }));
   };
 
   Lab.button = (text, icon, call, attrs = {}) => Lab.el("button", { type: "button", class: "button", on: { click: call }, ...attrs },
