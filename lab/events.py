@@ -6,7 +6,7 @@ A run is an iterator of these. The run directory keeps them as one JSON object a
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -34,11 +34,39 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """How a quantity lies over the rows or tokens of a step: `counts` of equally wide bins from `low` to `high`."""
+
+    low: float
+    high: float
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, values: Iterable[float], bins: int = 24) -> Spread | None:
+        """The spread of finite values in up to `bins` bins; None where there are none. Equal values make one bin of
+        width 1 around them, whole numbers bins of whole width around them."""
+        import numpy as np
+
+        numbers = np.asarray(list(values), dtype=float)
+        numbers = numbers[np.isfinite(numbers)]
+        if not len(numbers):
+            return None
+        low, reach = float(numbers.min()), float(np.ptp(numbers)) + 1
+        at: Any = bins if reach > 1 else 1
+        if bool((numbers == np.round(numbers)).all()):
+            width = -(-reach // bins)
+            at = low - 0.5 + width * np.arange(-(-reach // width) + 1)
+        counts, edges = np.histogram(numbers, bins=at)
+        return cls(float(edges[0]), float(edges[-1]), tuple(int(c) for c in counts))
+
+
+@dataclass(frozen=True, slots=True)
 class Updated:
     """One optimizer update or one step of the method is done. `metrics` are finite floats; NaN never appears."""
 
     step: int
     metrics: dict[str, float]
+    spreads: dict[str, Spread] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +100,7 @@ class Evaluated:
 
     step: int
     metrics: dict[str, float]
+    spreads: dict[str, Spread] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +221,7 @@ class Logged:
 
 def to_json(event: Event, now: float | None = None) -> dict[str, Any]:
     """The event as one JSON object: its fields, `kind`, and `time`."""
-    values = {key: value for key, value in asdict(event).items() if key != "reply"}
+    values = {key: value for key, value in asdict(event).items() if key != "reply" and (key, value) != ("spreads", {})}
     return {"kind": type(event).__name__, "time": time.time() if now is None else now, **values}
 
 
@@ -202,11 +231,19 @@ def from_json(row: dict[str, Any]) -> Event:
     values = {f.name: row[f.name] for f in fields(cls) if f.name in row}
     if cls is Probed:
         values["samples"] = tuple(_sample(s) for s in values["samples"])
+    elif "spreads" in values:
+        values["spreads"] = {name: Spread(v["low"], v["high"], tuple(v["counts"])) for name, v in
+                             values["spreads"].items()}  # fmt: skip
     elif cls is Ask:
         values["comparisons"] = tuple(comparison(c) for c in values["comparisons"])
     elif cls is Answered:
         values["annotators"] = tuple(values.get("annotators", ()))
     return cls(**values)
+
+
+def spreads(**values: Iterable[float]) -> dict[str, Spread]:
+    """The spreads of the quantities that have any finite value."""
+    return {name: found for name, v in values.items() if (found := Spread.of(v)) is not None}
 
 
 def _sample(row: dict[str, Any]) -> Sample:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from lab.events import Spread
 from lab.follow import Follower
 from lab.metrics import GROUPS, Group
 
@@ -133,7 +134,7 @@ def traces(follower: Follower, group: Group, colour: str, smoothing: float = 0.0
                 "marker": {"size": 6},
                 "line": {**pen, "width": 2.2},
                 "uid": uid(run, name),
-                "hovertemplate": f"%{{y:.4~g}}%{{text}}<extra>{_plain(run)} {_plain(name)}</extra>",
+                "hovertemplate": f"%{{y:.4~g}}%{{text}}<extra>{plain(run)} {plain(name)}</extra>",
             }
         )
     return out
@@ -229,7 +230,7 @@ def curves(
     columns = max(1, min(columns, len(chosen)))
     rows = max(1, math.ceil(len(chosen) / columns))
     paint = palette or colours([f.run for f in followers], dark)
-    titles = [f"{_plain(g.title)} <span style='font-size:11px'>{_plain(g.unit)}</span>" for g in chosen]
+    titles = [f"{plain(g.title)} <span style='font-size:11px'>{plain(g.unit)}</span>" for g in chosen]
     figure = make_subplots(
         rows, columns, subplot_titles=titles or None, horizontal_spacing=0.07, vertical_spacing=min(0.12, 0.5 / rows)
     )
@@ -242,7 +243,7 @@ def curves(
             x=[None],
             y=[None],
             mode="lines",
-            name=_plain(run),
+            name=plain(run),
             legendgroup=run,
             showlegend=True,
             line={"color": paint[run], "width": 3},
@@ -294,12 +295,41 @@ def frontier(
                         "customdata": steps[::every],
                         "uid": uid(run, name, "frontier"),
                         "line": {"color": paint[run], "width": 2.2, "dash": DASHES[i]},
-                        "hovertemplate": f"step %{{customdata}}: %{{y:.3~g}}<extra>{_plain(run)} {name}</extra>",
+                        "hovertemplate": f"step %{{customdata}}: %{{y:.3~g}}<extra>{plain(run)} {name}</extra>",
                     }
                 )
     return {"data": lines, "layout": _titled(look(dark), X_TITLES["sqrt_kl"], "frontier") | {"hovermode": "closest"}}
 
 
-def _plain(text: str) -> str:
+SPREADS: dict[str, tuple[str, str]] = {
+    "reward": ("Reward", "of the step's completions"),
+    "length": ("Length", "of the step's completions, tokens"),
+    "token_kl": ("Token KL", "log π − log π_ref of every token, nats"),
+    "advantage": ("Advantage", "of every token"),
+    "margin": ("Margin", "reward of the chosen minus the rejected, held out"),
+}
+"""name -> title and what is counted."""
+
+
+def histogram(
+    now: Spread, then: Spread | None, colour: str, labels: tuple[str, str], dark: bool = False
+) -> dict[str, Any]:
+    """A spread as bars, and another one behind it as a grey outline; each as shares of its own total."""
+    layers = [(then, labels[1], {"color": "rgba(0,0,0,0)", "line": {"color": "#8a90a0", "width": 1.5}})] if then else []
+    layers.append((now, labels[0], {"color": colour, "opacity": 0.78, "line": {"width": 0}}))
+    data = []
+    for spread, label, marker in layers:
+        width, total = (spread.high - spread.low) / len(spread.counts), sum(spread.counts)
+        data.append({"type": "bar", "name": label, "marker": marker, "width": [width] * len(spread.counts),
+                     "x": [spread.low + width * (i + 0.5) for i in range(len(spread.counts))],
+                     "y": [n / total for n in spread.counts], "customdata": list(spread.counts),
+                     "hovertemplate": f"%{{x:.3~g}}: %{{y:.1%}} (%{{customdata}})<extra>{plain(label)}</extra>"})  # fmt: skip
+    layout = look(dark)
+    axis = {**layout["yaxis"], "tickformat": ".0%", "rangemode": "tozero"}
+    return {"data": data, "layout": {**layout, "barmode": "overlay", "bargap": 0, "height": 200, "hovermode": "closest",
+                                     "yaxis": axis}}  # fmt: skip
+
+
+def plain(text: str) -> str:
     """Text that plotly will not read as markup or as a template."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("%{", "% {")

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lab.events import Checked, Done, Edited, Evaluated, Logged, Probed, Sample, Saved, Skipped, Started, Updated
+from lab.events import (
+    Checked,
+    Done,
+    Edited,
+    Evaluated,
+    Logged,
+    Probed,
+    Sample,
+    Saved,
+    Skipped,
+    Spread,
+    Started,
+    Updated,
+)
 
 if TYPE_CHECKING:
     from lab.runs import Run
@@ -35,7 +48,8 @@ class Follower:
     check, edit and checkpoint which was logged before it, so that no step is shown twice.
 
     `metrics[step][name]` joins what the step's `Updated` and `Evaluated` say; `times[step]` is in seconds since the
-    epoch; `probes[step]` are the answers to the probe prompts; `checks[name]` is the latest line of each invariant.
+    epoch; `probes[step]` are the answers to the probe prompts; `spreads[step][name]` says how a quantity lay over the
+    rows or tokens of the step; `checks[name]` is the latest line of each invariant.
     """
 
     def __init__(self, source: Run) -> None:
@@ -44,6 +58,7 @@ class Follower:
         self.metrics: dict[int, dict[str, float]] = {}
         self.times: dict[int, float] = {}
         self.probes: dict[int, tuple[Sample, ...]] = {}
+        self.spreads: dict[int, dict[str, Spread]] = {}
         self.checked: list[Checked] = []
         self.edits: list[Edited] = []
         self.saved: list[Saved] = []
@@ -88,6 +103,8 @@ class Follower:
             case Updated() | Evaluated():
                 self.metrics.setdefault(event.step, {}).update(event.metrics)
                 self.times[event.step] = entry.time
+                if event.spreads:
+                    self.spreads.setdefault(event.step, {}).update(event.spreads)
             case Probed():
                 self.probes[event.step] = event.samples
             case Checked():
@@ -105,7 +122,7 @@ class Follower:
                 self.done = event
 
     def _take_back(self, step: int) -> None:
-        for table in (self.metrics, self.times, self.probes):
+        for table in (self.metrics, self.times, self.probes, self.spreads):
             for later in [s for s in table if s > step]:
                 del table[later]
         for events in (self.checked, self.edits, self.saved, self.skipped):

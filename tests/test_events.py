@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import get_args
 
 import pytest
@@ -19,7 +20,7 @@ EVERY = (
     ev.Progress(3, "sampling", 1, 64),
     ev.Updated(4, {"reward": 0.0, "kl": 1e-9}),
     ev.Probed(4, "policy", (SAMPLE, Sample("q", "", False))),
-    ev.Evaluated(4, {"accuracy": 0.75}),
+    ev.Evaluated(4, {"accuracy": 0.75}, {"margin": ev.Spread(-1.0, 2.5, (1, 0, 3))}),
     ev.Checked(4, "first ratio", True, 0.0, 1e-4, "the ratio is 1"),
     ev.Saved(4, "checkpoints/step-000004"),
     ev.Edited(4, "kl", 0.05, 0.1),
@@ -51,6 +52,17 @@ def test_events_come_back_from_json(event: ev.Event) -> None:
     if isinstance(event, ev.Skipped):  # JSON knows no tuples; only samples are made whole again
         back = dataclasses.replace(back, rows=tuple(back.rows))  # type: ignore[union-attr]
     assert back == event
+
+
+def test_a_spread_counts_every_finite_value_once() -> None:
+    found = ev.Spread.of([0.0, 0.1, 0.9, 1.0, 2.0, math.nan, math.inf], bins=4)
+    assert found == ev.Spread(0.0, 2.0, (2, 1, 1, 1)), "bins [0, ½), [½, 1), [1, 1½), [1½, 2]"
+    assert ev.Spread.of([3.0, 3.0]) == ev.Spread(2.5, 3.5, (2,))
+    assert ev.Spread.of([2, 4, 4, 5]) == ev.Spread(1.5, 5.5, (1, 0, 2, 1)), "a bin a whole number"
+    assert ev.Spread.of([0, 1, 9], bins=4) == ev.Spread(-0.5, 11.5, (2, 0, 0, 1)), "or for three of them"
+    assert ev.Spread.of([]) is None
+    assert ev.spreads(a=[1.0], b=[math.nan]) == {"a": ev.Spread(0.5, 1.5, (1,))}
+    assert "spreads" not in to_json(ev.Updated(1, {})), "a log does not grow where nothing is counted"
 
 
 def test_what_a_newer_lab_added_is_passed_over() -> None:

@@ -37,14 +37,17 @@ def _digest(path: Path, _changed: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
-def panel(name: str, label: str, asks: Sequence[Ask], value: Any = None) -> gr.HTML:
-    """A component drawn by `assets/<name>.js`, whose functions of the page's `server` object are `asks`."""
-    scripts = "".join(f'<script src="{address(f)}"></script>' for f in ("common.js", f"{name}.js"))
+def panel(name: str, label: str, asks: Sequence[Ask], value: Any = None, scripts: Sequence[str] = ()) -> gr.HTML:
+    """A component drawn by `assets/<name>.js`, whose functions of the page's `server` object are `asks`.
+
+    scripts : further files under `assets/`, read before it
+    """
+    head = "".join(f'<script src="{address(f)}"></script>' for f in ("common.js", *scripts, f"{name}.js"))
     start = (f"window.Lab.{name}({{element, server, props, watch, trigger, plotly: '{address('plotly.min.js')}'}}); "
              "/* events: 'generate' 'halt' */")  # fmt: skip
     return gr.HTML(
         value=value, html_template=f'<section class="lab" data-panel="{name}" aria-label="{label}"></section>',
-        js_on_load=start, head=scripts, server_functions=list(asks), apply_default_css=False,
+        js_on_load=start, head=head, server_functions=list(asks), apply_default_css=False,
     )  # fmt: skip
 
 

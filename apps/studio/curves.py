@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from apps.studio.components import host_ask, open_ask, panel, spoken
-from apps.studio.link import Link
+from apps.studio.components import host_ask, open_ask, panel, person_ask, spoken
 from apps.studio.parts import Parts
-from apps.studio.shelf import Shelf, ago, shown
+from apps.studio.people import Person
+from apps.studio.shelf import ago, shown
 from lab import figures, reading
 from lab.config import CONFIGS, live_settings
 from lab.follow import Follower
@@ -31,9 +31,8 @@ ENDED = ("finished", "stopped", "failed")
 class Curves:
     """What the page may ask; every method takes and returns plain JSON."""
 
-    def __init__(self, shelf: Shelf, link: Link) -> None:
-        self.shelf = shelf
-        self.link = link
+    def __init__(self, parts: Parts) -> None:
+        self.shelf, self.link, self.labels = parts.shelf, parts.link, parts.labels
         self._drawn: OrderedDict[Any, list[dict[str, Any]]] = OrderedDict()
 
     def poll(self, ask: dict[str, Any]) -> dict[str, Any]:
@@ -79,6 +78,7 @@ class Curves:
             "health": [asdict(n) for n in reading.health(follower)],
             "checks": [asdict(c) for c in rows], "summary": summary, "live": live_values(info, follower),
             "edits": [asdict(e) for e in follower.edits[-3:]], "probed": sorted(follower.probes),
+            "spread": max(follower.spreads, default=None),
         }  # fmt: skip
 
     def answers(self, ask: dict[str, Any]) -> dict[str, Any]:
@@ -96,6 +96,45 @@ class Curves:
             "rows": [{"prompt": r.prompt, "before": spoken(r.before), "after": spoken(r.after), "diff": r.diff,
                       "split": r.split} for r in rows],
         }  # fmt: skip
+
+    def spreads(self, ask: dict[str, Any]) -> dict[str, Any]:
+        """How rewards, lengths, margins, token KL … lay at the step of run `run` nearest to `step`, over `against`."""
+        with self.shelf.lock:
+            found = self.shelf.known([ask.get("run")])
+            known = self.shelf.follower(found[0]).spreads if found else {}
+            steps, dark = sorted(known), bool(ask.get("dark"))
+            if not steps:
+                return {"run": ask.get("run"), "steps": [], "cards": []}
+            now = _nearest(steps, _step(ask.get("step")), steps[-1])
+            then = _nearest(steps, _step(ask.get("against")), steps[0])
+            names = [n for n in figures.SPREADS if n in known[now]] + sorted(known[now].keys() - figures.SPREADS.keys())
+            colour, labels = self.shelf.palette(dark)[found[0].id], (f"step {now}", f"step {then}")
+            drawn = [figures.histogram(known[now][n], known[then].get(n) if then != now else None, colour, labels, dark)
+                     for n in names]  # fmt: skip
+        titles = [figures.SPREADS.get(n, (n.replace("_", " "), "")) for n in names]
+        return {"run": found[0].id, "steps": steps, "now": now, "then": then, "asked": ask.get("step"),
+                "cards": [{"key": n, "title": t, "hint": h, "figure": f} for n, (t, h), f in
+                          zip(names, titles, drawn, strict=True)]}  # fmt: skip
+
+    def send(self, ask: dict[str, Any], person: Person) -> dict[str, Any]:
+        """Puts the answers of two steps to one probe prompt into the label queue."""
+        found = self.shelf.known([ask.get("run")])
+        steps = (_step(ask.get("then")), _step(ask.get("now")))
+        if not found or None in steps:
+            return {"error": "This run or these steps are not there any more; choose others."}
+        with self.shelf.lock:
+            probes = self.shelf.follower(found[0]).probes
+            said = [next((s for s in probes.get(n or 0, ()) if s.prompt == ask.get("prompt")), None) for n in steps]
+        if said[0] is None or said[1] is None:
+            return {"error": "This prompt was not asked at both steps; choose two others."}
+        source = {
+            "by": "curves",
+            "who": person.name,
+            "a": f"{found[0].id}@{steps[0]}",
+            "b": f"{found[0].id}@{steps[1]}",
+        }
+        return {"sentence": self.labels.add(said[0].prompt, (said[0].completion, said[1].completion),
+                                            (said[0].ended, said[1].ended), source)}  # fmt: skip
 
     def control(self, ask: dict[str, Any]) -> dict[str, Any]:
         """Plays, pauses, steps or stops a run through the engine; says in one sentence what was asked of it."""
@@ -123,11 +162,19 @@ class Curves:
 
 def build(parts: Parts) -> gr.HTML:
     """The panel as a component; call it inside a tab."""
-    curves = Curves(parts.shelf, parts.link)
+    curves = Curves(parts)
     return panel(
         "curves",
         "The curves of the runs",
-        [open_ask(curves.poll), open_ask(curves.answers), host_ask(curves.control), host_ask(curves.change)],
+        [
+            open_ask(curves.poll),
+            open_ask(curves.answers),
+            open_ask(curves.spreads),
+            person_ask(curves.send),
+            host_ask(curves.control),
+            host_ask(curves.change),
+        ],
+        scripts=("spreads.js",),
     )
 
 
@@ -251,6 +298,10 @@ def _default(listed: list[RunInfo]) -> list[RunInfo]:
 
 def _axis(value: object) -> figures.XAxis:
     return value if value in figures.X_TITLES else "step"  # type: ignore[return-value]
+
+
+def _nearest(steps: list[int], wanted: int | None, otherwise: int) -> int:
+    return otherwise if wanted is None else min(steps, key=lambda s: (abs(s - wanted), s))
 
 
 def _step(value: object) -> int | None:

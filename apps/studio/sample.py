@@ -9,10 +9,12 @@ from typing import Any
 
 import gradio as gr
 
-from apps.studio.components import open_ask, panel, sentence
+from apps.studio.components import host_ask, open_ask, panel, person_ask, sentence
 from apps.studio.link import Link
 from apps.studio.parts import Parts
+from apps.studio.people import Person
 from lab import reading
+from lab.runs import Run
 
 MOST_ROLES = 4
 PACE_S = 0.05
@@ -28,6 +30,8 @@ class Column:
     tokens: list[str] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     reference: list[float] = field(default_factory=list)
+    entropy: list[float] = field(default_factory=list)
+    earned: list[float] = field(default_factory=list)
     ended: bool | None = None
     reward: float | None = None
     gold: float | None = None
@@ -44,7 +48,7 @@ class Column:
         for name in ("ended", "reward", "gold", "kl"):
             if chunk.get(name) is not None:
                 setattr(self, name, chunk[name])
-        for name in ("tokens", "logprobs", "reference"):
+        for name in ("tokens", "logprobs", "reference", "entropy", "earned"):
             if chunk.get(name):
                 setattr(self, name, list(chunk[name]))
         if chunk.get("reasons"):
@@ -58,6 +62,8 @@ class Column:
             "text": self.text,
             "tokens": self.tokens,
             "deltas": deltas,
+            "entropy": self.entropy,
+            "earned": self.earned,
             "diff": reading.word_diff(first.text, self.text),
             "split": reading.first_split(first.text, self.text),
             "ended": self.ended,
@@ -73,19 +79,39 @@ class Column:
 class Sampler:
     """What the page may ask."""
 
-    def __init__(self, link: Link, examples: tuple[str, ...]) -> None:
-        self.link = link
+    def __init__(self, parts: Parts, examples: tuple[str, ...]) -> None:
+        self.parts, self.link = parts, parts.link
         self.examples = examples
 
     def roles(self, _ask: dict[str, Any]) -> dict[str, Any]:
-        """The roles the engine can sample, those to show first, and prompts to begin with."""
+        """The roles the engine can sample with their saved steps, those to show first, and prompts to begin with."""
         known = self.link.about("roles")
+        with self.parts.shelf.lock:
+            steps = {info.id: Run(info.path).checkpoints() for info in self.parts.shelf.known(known, 64)}
         return {
             "roles": known,
+            "steps": {run: found for run, found in steps.items() if found},
             "preferred": known[:1] + known[1:][-(MOST_ROLES - 1) :],
             "reason": self.link.reason() or ("" if known else "The engine has no role to sample from yet."),
             "examples": (self.link.about("examples") or list(self.examples))[:8],
+            "pins": self.parts.pins.read(),
         }
+
+    def send(self, ask: dict[str, Any], person: Person) -> dict[str, Any]:
+        """Puts two answers to one prompt into the label queue; who judges them does not see whose they are."""
+        sides = [dict(ask.get(side) or {}) for side in ("a", "b")]
+        said = [str(side.get("text") or "") for side in sides]
+        source = {"by": "sample", "who": person.name, "a": str(sides[0].get("role"))[:120],
+                  "b": str(sides[1].get("role"))[:120], "temperature": _number(ask.get("temperature"), 1.0),
+                  "seed": int(_number(ask.get("seed"), 0))}  # fmt: skip
+        ended = (sides[0].get("ended") is not False, sides[1].get("ended") is not False)
+        return {"sentence": self.parts.labels.add(str(ask.get("prompt") or ""), (said[0], said[1]), ended, source)}
+
+    def pin(self, ask: dict[str, Any]) -> dict[str, Any]:
+        """Pins the prompt as a probe of the runs that are made from now on, or takes its pin away."""
+        pinned = self.parts.pins.turn(str(ask.get("prompt") or ""))
+        words = "is a probe of every run that is made here from now on" if pinned else "is no probe any more"
+        return {"sentence": f"The prompt {words}.", "pins": self.parts.pins.read()}
 
     def generate(self, ask: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The columns while the roles speak; the last one says `done`, or `error` with one sentence.
@@ -136,6 +162,11 @@ def checked(ask: Mapping[str, Any], known: Any) -> dict[str, Any]:
     }
 
 
+def _number(value: Any, otherwise: float) -> float:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**31
+    return float(value) if good else otherwise
+
+
 class AskError(ValueError):
     """A wish that cannot be granted, with the reason."""
 
@@ -149,12 +180,13 @@ def examples() -> tuple[str, ...]:
 
 def build(parts: Parts) -> gr.HTML:
     """The panel as a component; call it inside a tab."""
-    sampler = Sampler(parts.link, examples())
+    sampler = Sampler(parts, examples())
 
     def generate(ask: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
         yield from sampler.generate(ask or {})
 
-    desk = panel("sample", "Sample from the models", [open_ask(sampler.roles)], value={})
+    desk = panel("sample", "Sample from the models", [open_ask(sampler.roles), person_ask(sampler.send),
+                                                        host_ask(sampler.pin)], value={})  # fmt: skip
     running = desk.generate(
         generate,
         desk,

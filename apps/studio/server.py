@@ -47,8 +47,8 @@ class Studio:
         self.front = Front(self.door, Path(root), secure=tls is not None)
         cert, key = tls or (None, None)
         settings = uvicorn.Config(self.front, host=host, port=port, log_level="warning", access_log=False,
-                                  lifespan="off", limit_concurrency=1000, timeout_graceful_shutdown=1, server_header=False,
-                                  ssl_certfile=cert, ssl_keyfile=key)  # fmt: skip
+                                  lifespan="off", limit_concurrency=1000, timeout_graceful_shutdown=1,
+                                  server_header=False, ssl_certfile=cert, ssl_keyfile=key)  # fmt: skip
         try:
             settings.load()
         except (OSError, ssl.SSLError) as error:

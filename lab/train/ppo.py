@@ -33,7 +33,7 @@ from lab.base import SharedBase
 from lab.config import PPOConfig
 from lab.data import batch_at
 from lab.encode import TokenPrompt, encode_prompts
-from lab.events import Checked, Event, Probed, Progress, Skipped, Started, Updated
+from lab.events import Checked, Event, Probed, Progress, Skipped, Spread, Started, Updated, spreads
 from lab.feedback.rewards import Earned, Rewards
 from lab.learner import Learner, apply_gradients, finite, learning_rate
 from lab.objectives import (
@@ -145,7 +145,7 @@ def ppo(state: PPOState, config: PPOConfig) -> Iterator[Event]:
                                           now.batch)  # fmt: skip
         state.step += 1
         metrics["step_s"] = time.perf_counter() - began
-        yield Updated(state.step, metrics)
+        yield Updated(state.step, metrics, spread(batch))
         yield from checks(state, now, metrics, frozen)
         if state.step == state.total or (now.probe_every and state.step % now.probe_every == 0):
             yield _probed(state)
@@ -271,6 +271,12 @@ def describe(state: PPOState, config: PPOConfig, batch: Batch) -> dict[str, floa
                              for r in batch.rollouts])  # fmt: skip
         out |= {"gold": float(gold.mean()), "gold_se": _se(gold)}
     return out
+
+
+def spread(batch: Batch) -> dict[str, Spread]:
+    """How the step's rewards and lengths lie over its completions, and log π − log π_ref over its tokens [nats]."""
+    return spreads(reward=batch.earned.total.tolist(), length=batch.lengths.tolist(),
+                   token_kl=k1(batch.old, batch.reference, batch.mask)[batch.mask].tolist())  # fmt: skip
 
 
 def checks(

@@ -32,7 +32,7 @@ from lab.base import SharedBase
 from lab.config import PreferenceConfig
 from lab.data import batch_at, split, updates_in
 from lab.encode import TokenPair, encode_preferences
-from lab.events import Checked, Evaluated, Event, Probed, Progress, Sample, Skipped, Started, Updated
+from lab.events import Checked, Evaluated, Event, Probed, Progress, Sample, Skipped, Started, Updated, spreads
 from lab.learner import Learner, apply_gradients, finite, learning_rate
 from lab.objectives import accuracy, weighted_sum
 from lab.objectives.preference import OBJECTIVES, Pairs, preference_loss, start_loss
@@ -104,7 +104,7 @@ def preference(state: PreferenceState, config: PreferenceConfig) -> Iterator[Eve
         yield from checks(state, now, metrics, frozen)
         last = state.step == state.total
         if last or (now.eval_every and state.step % now.eval_every == 0):
-            yield Evaluated(state.step, evaluate(state, now))
+            yield evaluate(state, now)
         if last or (now.probe_every and state.step % now.probe_every == 0):
             yield Probed(state.step, "policy", probe(state))
 
@@ -173,10 +173,10 @@ def needs_reference(config: PreferenceConfig) -> bool:
 
 
 @torch.no_grad()
-def evaluate(state: PreferenceState, config: PreferenceConfig) -> dict[str, float]:
-    """Loss, accuracy (a tie is half right), margin and log-ratios on the held-out pairs."""
+def evaluate(state: PreferenceState, config: PreferenceConfig) -> Evaluated:
+    """Loss, accuracy (a tie is half right), margin and log-ratios on the held-out pairs, and how the margins lie."""
     if not state.heldout:
-        return {}
+        return Evaluated(state.step, {})
     sums, reference = (
         torch.cat([_read(state, role, [state.heldout[i] for i in part])
                    for part in _parts(state.heldout, config.tokens_per_pass)])
@@ -184,7 +184,8 @@ def evaluate(state: PreferenceState, config: PreferenceConfig) -> dict[str, floa
     )  # fmt: skip
     losses = _losses(state.heldout, sums, reference, config)
     out = figures(sums, reference, config) | {"loss": float(weighted_sum(losses, _weights(state.heldout).to(losses)))}
-    return {f"eval_{key}": value for key, value in out.items()}
+    leads = (sums - reference) @ sums.new_tensor([1.0, -1.0]) * (1.0 if config.beta is None else config.beta)
+    return Evaluated(state.step, {f"eval_{key}": value for key, value in out.items()}, spreads(margin=leads.tolist()))
 
 
 def figures(sums: Tensor, reference: Tensor, config: PreferenceConfig) -> dict[str, float]:
@@ -232,7 +233,7 @@ def probe(state: PreferenceState) -> tuple[Sample, ...]:
 
 def _looked_at(state: PreferenceState, config: PreferenceConfig) -> Iterator[Event]:
     yield Probed(0, "policy", probe(state))
-    yield Evaluated(0, evaluate(state, config))
+    yield evaluate(state, config)
 
 
 def _rows(state: PreferenceState, config: PreferenceConfig, step: int) -> tuple[int, ...]:

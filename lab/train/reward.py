@@ -36,7 +36,7 @@ from lab.base import SharedBase
 from lab.config import Adapter, RewardConfig
 from lab.data import batch_at, resampled, split, updates_in
 from lab.encode import TokenPair, TokenRow, encode_preferences
-from lab.events import Checked, Evaluated, Event, Probed, Progress, Sample, Skipped, Started, Updated
+from lab.events import Checked, Evaluated, Event, Probed, Progress, Sample, Skipped, Started, Updated, spreads
 from lab.learner import Learner, apply_gradients, finite, learning_rate
 from lab.objectives import accuracy, bradley_terry, length_mask, weighted_sum
 from lab.objectives.ranking import plackett_luce
@@ -120,7 +120,7 @@ def reward(state: RewardState, config: RewardConfig) -> Iterator[Event]:
     yield Started("reward", state.step, state.total)
     if state.step == 0:
         yield from state.skipped
-        yield Evaluated(0, evaluate(state, config))
+        yield look(state, config)
     while state.step < state.total:
         now = replace(config, **state.live)
         yield Progress(state.step, "updating", 0, 1)
@@ -130,14 +130,14 @@ def reward(state: RewardState, config: RewardConfig) -> Iterator[Event]:
         metrics = update(state, batch, now)
         state.step += 1
         last = state.step == state.total
-        evaluation = {}
+        seen = None
         if last or (now.eval_every and state.step % now.eval_every == 0):
-            evaluation = evaluate(state, now)
+            seen = look(state, now)
         if last and now.standardise:
             _standardise(state, now)
         yield Updated(state.step, metrics)
-        if evaluation:
-            yield Evaluated(state.step, evaluation)
+        if seen is not None and seen.metrics:
+            yield seen
         if untrained is not None:
             gap = abs(metrics["loss"] - untrained)
             yield Checked(state.step, "first loss", gap < 1e-5, gap, 1e-5, "with a zero head the first loss is that "
@@ -200,14 +200,24 @@ def _losses(part: Sequence[Element], readings: Readings, config: RewardConfig) -
     return losses, _column([share for e in part for share in e.shares], losses)
 
 
-@torch.no_grad()
 def evaluate(state: RewardState, config: RewardConfig) -> dict[str, float]:
     """Held-out figures, averaged over the members: the loss of single pairs, accuracy on labels (a tie is half right)
     and, where the truth is known, on pairs it tells apart. Of an ensemble also the accuracy of its mean, and how far
     its members lie apart."""
+    return look(state, config).metrics
+
+
+@torch.no_grad()
+def look(state: RewardState, config: RewardConfig) -> Evaluated:
+    """The held-out figures, and how the margins of chosen over rejected lie, averaged over the members."""
     if not state.heldout:
-        return {}
+        return Evaluated(state.step, {})
     c, r = heldout_rewards(state, config)
+    margins = ((c - r).mean(0) * (_column([p.label for p in state.heldout], c) - 0.5).sign()).tolist()
+    return Evaluated(state.step, _heldout(state, config, c, r), spreads(margin=margins))
+
+
+def _heldout(state: RewardState, config: RewardConfig, c: Tensor, r: Tensor) -> dict[str, float]:
     labels = _column([p.label for p in state.heldout], c)
     out = {f"eval_{k}": v for k, v in _figures(c, r, labels).items()}
     out["eval_loss"] = float(bradley_terry(c, r, labels=labels.expand_as(c), centring=config.centring).mean())

@@ -76,7 +76,8 @@ class FakeEngine:
                 yield {"role": role, "ended": True, "reward": len(words) / 8 - 1,
                        "gold": 1.0 - 0.4 * (role == "policy"),
                        "reasons": [["correct: Oslo", 1.0]] + [["flattery", -0.4]] * (role == "policy"),
-                       "reference": reference}  # fmt: skip
+                       "reference": reference, "entropy": [abs(2 * math.cos(i)) for i in range(len(words))],
+                       "earned": [math.sin(i / 2) for i in range(len(words))]}  # fmt: skip
         finally:
             self.closed += 1
 

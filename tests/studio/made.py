@@ -22,8 +22,10 @@ from lab.events import (
     Probed,
     Sample,
     Saved,
+    Spread,
     Started,
     Updated,
+    spreads,
     to_json,
 )
 
@@ -140,10 +142,18 @@ def ppo_metrics(step: int, noise: random.Random) -> dict[str, float]:
     }  # fmt: skip
 
 
+def ppo_spreads(step: int, dice: random.Random) -> dict[str, Spread]:
+    """Rewards that rise and narrow, lengths that grow, a token KL whose right tail grows."""
+    return spreads(reward=[dice.gauss(-0.5 + step / 50, 1.2 - step / 120) for _ in range(64)],
+                   length=[max(2, round(dice.gauss(8 + step / 10, 2))) for _ in range(64)],
+                   token_kl=[dice.gauss(0, 0.05) + dice.expovariate(1) * step / 90 for _ in range(600)])  # fmt: skip
+
+
 def ppo_events(first: int, last: int, start: float, evil: bool = False) -> Iterator[tuple[Event, float]]:
     """Steps first … last of a PPO run, a second each, probed every tenth."""
     for step in range(first, last + 1):
-        yield Updated(step, ppo_metrics(step, random.Random(step))), start + step
+        dice = random.Random(step)
+        yield Updated(step, ppo_metrics(step, random.Random(step)), ppo_spreads(step, dice)), start + step
         if step % 10 == 0:
             yield Probed(step, "policy", answers(step, evil)), start + step
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from lab.feedback.labels.store import Store
 
 from .fake import SAID, FakeEngine
 from .made import EVIL, append, make_demo, make_ppo, make_reward, make_sft, ppo_events, status
@@ -326,6 +329,83 @@ def test_samples_stream_side_by_side(visit: Visit, engine: FakeEngine) -> None:
     assert engine.asked[0][1:] == (("base", "sft", "policy", "reference"), "What is the capital of Norway?", 1.0, 32, 0)
 
 
+def test_entropy_and_reward_as_colour_and_a_link_to_the_view(visit: Visit) -> None:
+    page = visit("?tab=sample&roles=sft,policy&view=entropy")
+    page.get_by_role("button", name="What colour is the crow?").click()
+    policy = page.locator('.column[data-role="policy"]')
+    expect(policy.locator(".token")).to_have_count(18)
+    expect(policy.locator(".token").first).to_have_attribute(
+        "title", "entropy 2 nats: as undecided as between 7.4 equal words")  # fmt: skip
+    page.get_by_role("button", name="reward", exact=True).click()
+    # What is earned up to token i is sin(i / 2): the token adds sin(1 / 2) − sin(0).
+    expect(policy.locator(".token").nth(1)).to_have_attribute("title", "reward so far +0.48, +0.48 by this token")
+    expect(page.get_by_text("it was trained on whole answers only")).to_be_visible()
+    assert "view=reward" in page.url
+
+
+def test_a_pair_goes_to_the_queue_and_a_prompt_becomes_a_probe_by_key(visit: Visit, root: Path) -> None:
+    page = visit("?tab=sample&roles=sft,policy,reference")
+    page.keyboard.press("q")
+    expect(page.get_by_text("in the label queue")).to_have_count(0)
+    page.get_by_role("button", name="What colour is the crow?").click()
+    policy, reference = (page.locator(f'.column[data-role="{r}"]') for r in ("policy", "reference"))
+    expect(policy.get_by_role("button", name="label A against B")).to_be_visible()
+    expect(reference.get_by_role("button", name="same answer as A")).to_be_disabled()
+    page.locator("body").click(position={"x": 5, "y": 5})
+    page.keyboard.press("q")
+    expect(policy.get_by_role("button", name="in the label queue")).to_be_disabled()
+    page.keyboard.press("p")
+    expect(page.get_by_role("button", name="Pinned")).to_have_attribute("aria-pressed", "true")
+    assert json.loads((root / ".pins.json").read_text()) == ["What colour is the crow?"]
+    with Store.open(root.parent / "labels.sqlite") as store:
+        (item,) = store.items()
+        assert (item.source["a"], item.source["b"]) == ("sft", "policy")
+    page.get_by_label("Prompt", exact=True).press("p")
+    expect(page.get_by_role("button", name="Pin as probe")).to_be_visible()
+    page.keyboard.press("Tab")
+    page.locator("body").click(position={"x": 5, "y": 5})
+    page.keyboard.press("?")
+    keys = page.get_by_role("dialog", name="Keys")
+    expect(keys).to_contain_text("A and B to the label queue")
+    keys.get_by_label("keys of one letter are on").uncheck()
+    keys.get_by_role("button", name="Close").click()
+    page.keyboard.press("p")
+    page.wait_for_timeout(400)
+    assert json.loads((root / ".pins.json").read_text()) == ["What colour is the crow?"], "the keys are off"
+
+
+def test_histograms_follow_the_slider(visit: Visit, root: Path) -> None:
+    make_ppo(root, steps=60, total=60)
+    page = visit("?run=ppo-1")
+    drawn(page)
+    cards = page.locator(".histogram")
+    expect(cards).to_have_count(3)
+    expect(page.locator(".histogram .bars .point").first).to_be_visible()
+    slider = page.get_by_label("Step of the histograms", exact=True)
+    expect(slider).to_have_attribute("aria-valuetext", "step 60")
+    slider.focus()
+    page.keyboard.press("Home")
+    expect(slider).to_have_attribute("aria-valuetext", "step 1")
+    expect(answers(page).get_by_label("Step of the answers")).to_have_value("0")
+
+
+def test_a_larger_text_stays_after_a_reload(visit: Visit) -> None:
+    page = visit("?tab=sample")
+    page.get_by_role("button", name="Larger text").click()
+    page.get_by_role("button", name="Larger text").click()
+    page.reload()
+    page.wait_for_selector("section[data-panel=header] .pill")
+    assert page.evaluate("document.documentElement.style.fontSize") == "130%"
+
+
+def test_a_tab_is_kept_in_the_address(visit: Visit) -> None:
+    page = visit("?tab=sample")
+    page.get_by_role("tab", name="Curves").click()
+    page.wait_for_url("**tab=curves**")
+    page.reload()
+    expect(page.get_by_role("tab", name="Curves")).to_have_attribute("aria-selected", "true")
+
+
 def test_stop_and_closing_the_tab_end_the_sampling(visit: Visit, engine: FakeEngine) -> None:
     engine.pause_s = 0.3
     page = visit("?tab=sample")
@@ -382,7 +462,7 @@ def test_nothing_a_model_says_runs(visit: Visit, root: Path, engine: FakeEngine)
     page.get_by_role("button", name="Generate").click()
     said = page.locator('.column[data-role="sft"] .said')
     expect(said).to_contain_text("%{y}")
-    for view in ("diff", "Δ log p", "text"):
+    for view in ("diff", "Δ log p", "entropy", "reward", "text"):
         page.get_by_label("Sample from the models").get_by_role("button", name=view).click()
         expect(said).to_contain_text("<img src=x onerror=")
     page.get_by_label("Prompt", exact=True).fill("a zebroid")

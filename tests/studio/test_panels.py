@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,10 +20,12 @@ from click.testing import CliRunner
 
 from apps.studio.__main__ import main as studio_command
 from apps.studio.app import opening_tab
-from apps.studio.components import open_ask, spoken
+from apps.studio.components import open_ask, person_ask, spoken
 from apps.studio.curves import Curves, controls, status_line
 from apps.studio.header import Header
 from apps.studio.link import Link, how_to_start
+from apps.studio.parts import Parts, PinError, Pins
+from apps.studio.people import Person, acting
 from apps.studio.sample import Sampler, checked, stream
 from apps.studio.server import StudioError, refuse_taken_port
 from apps.studio.shelf import Shelf, ago, shown
@@ -46,7 +49,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def curves(root: Path, engine: FakeEngine) -> Curves:
-    return Curves(Shelf(root), Link(root, engine))
+    return Curves(Parts.over(root, engine))
 
 
 def have(reply: dict) -> dict:
@@ -69,10 +72,10 @@ def test_the_newest_playing_run_is_shown_first(curves: Curves) -> None:
 
 
 def test_an_empty_root_and_unknown_runs(tmp_path: Path) -> None:
-    curves = Curves(Shelf(tmp_path / "nothing"), Link(tmp_path, FakeEngine()))
+    curves = Curves(Parts.over(tmp_path / "nothing", FakeEngine()))
     assert curves.poll({})["runs"] == []
     make_ppo(tmp_path / "nothing", steps=2)
-    curves = Curves(Shelf(tmp_path / "nothing"), Link(tmp_path, FakeEngine()))
+    curves = Curves(Parts.over(tmp_path / "nothing", FakeEngine()))
     assert curves.poll({"runs": ["../../etc", 7, None], "x": "<b>", "smooth": 99})["chosen"] == ["ppo-1"]
     assert "error" in curves.control({"run": "../x", "action": "play"})
     assert "error" in curves.control({"run": "ppo-1", "action": "__init__"})
@@ -217,8 +220,8 @@ def test_without_an_engine(root: Path) -> None:
     engine = FakeEngine()
     engine.there = False
     link = Link(root, engine)
-    assert Sampler(link, ("Hi.",)).roles({}) == {
-        "roles": [], "preferred": [], "reason": how_to_start(root), "examples": ["Hi."]}  # fmt: skip
+    empty = {"roles": [], "steps": {}, "preferred": [], "reason": how_to_start(root), "examples": ["Hi."], "pins": []}
+    assert Sampler(Parts.over(root, engine), ("Hi.",)).roles({}) == empty
     assert Header(link).engine({})["text"] == "no engine"
     assert how_to_start(root).endswith(f"lab engine --runs {root}")
     (last,) = stream(link, {"prompt": "x", "roles": ["sft"]})
@@ -226,9 +229,9 @@ def test_without_an_engine(root: Path) -> None:
 
 
 def test_the_first_role_and_the_newest_are_shown(root: Path, engine: FakeEngine) -> None:
-    assert Sampler(Link(root, engine), ()).roles({})["preferred"] == ["base", "sft", "policy", "reference"]
+    assert Sampler(Parts.over(root, engine), ()).roles({})["preferred"] == ["base", "sft", "policy", "reference"]
     engine.status = lambda: {"about": {"roles": ["base", "a", "b", "c", "d"]}, "runs": []}  # type: ignore[method-assign]
-    assert Sampler(Link(root, engine), ()).roles({})["preferred"] == ["base", "b", "c", "d"]
+    assert Sampler(Parts.over(root, engine), ()).roles({})["preferred"] == ["base", "b", "c", "d"]
 
 
 def test_a_stream_grows_and_ends_with_scores(root: Path, engine: FakeEngine) -> None:
@@ -257,6 +260,82 @@ def test_unknown_words_come_with_suggestions(root: Path, engine: FakeEngine) -> 
     (last,) = stream(Link(root, engine), {"prompt": "a zebroid", "roles": ["sft"]})
     assert (last["state"], last["unknown"]) == ("error", ["zebroid"])
     assert last["suggestions"][0] == "What colour is the crow?"
+
+
+def test_histograms_of_a_step_beside_another(root: Path, curves: Curves) -> None:
+    assert curves.poll({})["focus"]["spread"] == 80
+    reply = curves.spreads({"run": "ppo-1", "step": 41, "against": 10_000})
+    assert (reply["now"], reply["then"], reply["steps"]) == (41, 80, list(range(1, 81)))
+    assert [c["key"] for c in reply["cards"]] == ["reward", "length", "token_kl"]
+    behind, front = reply["cards"][1]["figure"]["data"]
+    assert sum(front["customdata"]) == sum(behind["customdata"]) == 64
+    assert sum(front["y"]) == pytest.approx(1)
+    assert front["y"] == pytest.approx([n / 64 for n in front["customdata"]])
+    alone = curves.spreads({"run": "ppo-1", "step": 1})
+    assert len(alone["cards"][0]["figure"]["data"]) == 1, "a step is not compared with itself"
+    assert curves.spreads({"run": "gone"}) == {"run": "gone", "steps": [], "cards": []}
+    assert curves.spreads({"run": "sft-1", "step": "x"})["cards"] == []
+
+
+def test_the_answers_of_two_steps_become_a_pair_to_label(root: Path, tmp_path: Path, engine: FakeEngine) -> None:
+    parts = Parts.over(root, engine, tmp_path / "labels.sqlite")
+    curves = Curves(parts)
+    row = next(r for r in curves.answers({"run": "ppo-1"})["rows"] if r["before"]["text"] != r["after"]["text"])
+    ask = {"run": "ppo-1", "then": 0, "now": 80, "prompt": row["prompt"]}
+    assert curves.send(ask, Person("ana")) == {"sentence": "The pair is in the label queue."}
+    (item,) = parts.labels.store().items()
+    assert (item.source["a"], item.source["b"], item.source["who"]) == ("ppo-1@0", "ppo-1@80", "ana")
+    assert (item.comparison.a, item.comparison.b) == (row["before"]["text"], row["after"]["text"])
+    assert "error" in curves.send({**ask, "prompt": "never asked"}, Person("ana"))
+    assert "error" in curves.send({**ask, "now": 3}, Person("ana"))
+    assert "error" in curves.send({**ask, "run": "../x"}, Person("ana"))
+    parts.labels.close()
+
+
+def test_a_pair_goes_into_the_label_queue_with_its_sources(root: Path, tmp_path: Path, engine: FakeEngine) -> None:
+    parts = Parts.over(root, engine, tmp_path / "labels.sqlite")
+    sampler = Sampler(parts, ())
+    ask = {"prompt": "Why?", "a": {"role": "sft", "text": EVIL, "ended": True}, "seed": 7, "temperature": 0.5,
+           "b": {"role": "ppo-1@40", "text": "So.", "ended": False}}  # fmt: skip
+    assert sampler.send(ask, Person("ana"))["sentence"] == "The pair is in the label queue."
+    assert sampler.send(ask, Person("ana"))["sentence"] == "This pair is in the label queue already."
+    (item,) = parts.labels.store().items()
+    assert {item.comparison.a, item.comparison.b} == {EVIL, "So."}
+    first = item.comparison.a == EVIL
+    assert item.comparison.ended == ((True, False) if first else (False, True))
+    assert {k: item.source[k] for k in ("who", "a", "b", "seed", "temperature")} == {
+        "who": "ana", "a": "sft", "b": "ppo-1@40", "seed": 7, "temperature": 0.5}  # fmt: skip
+    for wrong in ({**ask, "b": ask["a"]}, {**ask, "prompt": ""}, {**ask, "a": {"text": "\x00"}}, {"seed": []}):
+        assert "error" in person_ask_as(sampler.send, Person("ana"))(wrong)
+    parts.labels.close()
+
+
+def person_ask_as(ask: Any, person: Person) -> Any:
+    """The handler as the page calls it, for one person."""
+
+    def call(row: dict) -> dict:
+        with acting(person):
+            return person_ask(ask)(row)
+
+    return call
+
+
+def test_pins_are_kept_and_bounded(tmp_path: Path) -> None:
+    pins = Pins(tmp_path / "runs")
+    assert pins.read() == []
+    assert pins.turn(" What is so? ") is True
+    assert Pins(tmp_path / "runs").read() == ["What is so?"]
+    assert pins.turn("What is so?") is False
+    assert pins.read() == []
+    for n in range(Pins.MOST):
+        pins.turn(f"prompt {n}")
+    with pytest.raises(PinError, match="take one away first"):
+        pins.turn("one more")
+    with pytest.raises(PinError, match="1 to 2000"):
+        pins.turn(" ")
+    for broken in ("{", "7", '[1, "x", ""]'):
+        pins.path.write_text(broken)
+        assert pins.read() in ([], ["x"])
 
 
 def test_wishes_are_brought_into_range() -> None:
@@ -324,6 +403,6 @@ def test_lost_needs_no_clock_of_its_own() -> None:
 def test_model_text_stays_data(tmp_path: Path) -> None:
     make_ppo(tmp_path, steps=20, evil=True, total=20)
     status(tmp_path / "ppo-1", "failed", 20, 20, error=EVIL)
-    curves = Curves(Shelf(tmp_path), Link(tmp_path, FakeEngine()))
+    curves = Curves(Parts.over(tmp_path, FakeEngine()))
     assert curves.answers({"run": "ppo-1"})["rows"][0]["after"]["text"].startswith(EVIL)
     assert curves.poll({})["focus"]["status"]["sentence"] == EVIL

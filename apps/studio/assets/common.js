@@ -13,7 +13,7 @@
       else if (name === "style") Object.assign(node.style, value);
       else node.setAttribute(name, value === true ? "" : value);
     }
-    node.append(...children.flat().filter((c) => c !== null && c !== undefined && c !== false));
+    node.append(...children.flat(9).filter((c) => c !== null && c !== undefined && c !== false));
     return node;
   };
 
@@ -150,16 +150,39 @@
   });
 
   /** Tokens coloured by a difference of log-probabilities in nats: red more likely, blue less, underlined beyond 2. */
-  Lab.heat = (tokens, deltas) => tokens.map((token, i) => {
+  const RED = "222, 62, 48", BLUE = "52, 110, 235", AMBER = "214, 138, 16";
+  const token = (text, value, label, colour, share, far, data) => Lab.el("span", {
+    class: far ? "token far" : "token", text, title: label, [data]: value.toFixed(3), style: { background: `rgba(${colour}, ${share})` } });
+  const known = (v) => v !== undefined && v !== null;
+  Lab.heat = (tokens, deltas) => tokens.map((text, i) => {
     const d = deltas[i];
-    if (d === undefined || d === null) return document.createTextNode(token);
-    const share = Math.min(1, Math.abs(d) / 3) * 0.75;
-    const label = `Δ log p ${Lab.signed(d, 2)} nats`;
-    return Lab.el("span", {
-      class: Math.abs(d) > 2 ? "token far" : "token", text: token, title: label, "data-delta": d.toFixed(3),
-      style: { background: d > 0 ? `rgba(222, 62, 48, ${share})` : `rgba(52, 110, 235, ${share})` },
-    });
+    if (!known(d)) return document.createTextNode(text);
+    return token(text, d, `Δ log p ${Lab.signed(d, 2)} nats`, d > 0 ? RED : BLUE, Math.min(1, Math.abs(d) / 3) * 0.75, Math.abs(d) > 2, "data-delta");
   });
+  /** Tokens coloured by the entropy of the distribution they were drawn from: the stronger, the less decided. */
+  Lab.unsure = (tokens, entropy) => tokens.map((text, i) => {
+    const h = entropy[i];
+    if (!known(h)) return document.createTextNode(text);
+    return token(text, h, `entropy ${Lab.num(h, 2)} nats: as undecided as between ${Lab.num(Math.exp(h), 2)} equal words`, AMBER, Math.min(1, h / 3) * 0.8, false, "data-entropy");
+  });
+  /** Tokens coloured by what each adds to the reward model's reading: red up, blue down, underlined beyond 1. */
+  Lab.earned = (tokens, earned) => tokens.map((text, i) => {
+    const now = earned[i];
+    if (!known(now)) return document.createTextNode(text);
+    const step = i ? now - earned[i - 1] : 0;
+    return token(text, step, `reward so far ${Lab.signed(now, 2)}${i ? `, ${Lab.signed(step, 2)} by this token` : ""}`, step > 0 ? RED : BLUE, Math.min(1, Math.abs(step) / 1.5) * 0.75, Math.abs(step) > 1, "data-earned");
+  });
+
+  let loading = null;
+  /** Plotly, kept out of `window` so that Gradio's own copy and this one never meet. */
+  Lab.plotly = (address) => (loading ||= new Promise((resolve, reject) => {
+    const script = Lab.el("script", { src: address });
+    script.onload = () => { const plotly = window.Plotly; delete window.Plotly; resolve(plotly); };
+    script.onerror = () => { loading = null; reject(new Error("plotly.js could not be loaded")); };
+    document.head.append(script);
+  }));
+  Lab.PLOT = { displaylogo: false, showSendToCloud: false, responsive: true, displayModeBar: "hover",
+    modeBarButtonsToRemove: ["sendChartToCloud", "lasso2d", "select2d", "autoScale2d", "zoomIn2d", "zoomOut2d"] };
 
   Lab.fact = (name, value) => Lab.el("span", {}, `${name} `, Lab.el("b", { text: value }));
 
@@ -212,6 +235,48 @@
       half ? Lab.el("i", { class: "half", style: { left: at(0.5) } }) : null, band, Lab.el("i", { class: "dot", style: { left: at(e.mean) } }));
   };
 
+  /** What a small reward model says: its accuracy, and the policies in its order, beside the truth and the room. */
+  Lab.headCard = (job) => {
+    const { el } = Lab;
+    const line = (name, estimate, more) => el("tr", {}, el("th", {}, el("b", { text: name })), el("td", { class: "num", text: Lab.percent(estimate.mean) }), el("td", { class: "line" }, Lab.measure(estimate, name, { half: true })), el("td", { class: "small muted", text: more }));
+    const rows = [line("right on votes it has not seen", job.accuracy, job.accuracy.mean === null ? "" : `${job.accuracy.n} votes on pairs of prompts it was not fitted to`)];
+    if (job.room) rows.push(line("agrees with the room", job.room, job.room.mean === null ? "" : `${job.room.n} pairs that others judged`));
+    if (job.ceiling) rows.push(el("tr", {}, el("th", {}, el("b", { text: "the best anybody could do" })), el("td", { class: "num", text: job.ceiling.low.mean === null ? "–" : `${Lab.percent(job.ceiling.low.mean)} – ${Lab.percent(job.ceiling.high.mean)}` }),
+      el("td", { class: "line" }, job.ceiling.low.mean === null ? el("span", { class: "small muted", text: job.ceiling.low.why }) : Lab.measure({ mean: (job.ceiling.low.mean + job.ceiling.high.mean) / 2, low: job.ceiling.low.low ?? job.ceiling.low.mean, high: job.ceiling.high.high ?? job.ceiling.high.mean }, "noise ceiling", { half: true })),
+      el("td", { class: "small muted", text: "the noise ceiling: labels contradict themselves" })));
+    if (job.own) rows.push(line("your own reward model, on yours", job.own, "on your votes it has not seen"));
+    const list = job.policies || [], room = new Map((job.room_policies || []).map((p, i) => [p.name, i + 1]));
+    const ends = list.flatMap((p) => [p.reward.low ?? p.reward.mean, p.reward.high ?? p.reward.mean]);
+    const least = Math.min(...ends), most = Math.max(...ends), width = most - least || 1;
+    const gold = list.some((p) => p.gold && p.gold.mean !== null), best = gold ? list.reduce((x, p) => (p.gold && p.gold.mean > x.gold.mean ? p : x)) : null;
+    const lead = job.lead && job.lead.mean !== null ? `, ${Lab.signed(job.lead.mean, 2)} ahead of ${list[1].name}${job.lead.low === null ? "" : ` [${Lab.signed(job.lead.low, 2)}, ${Lab.signed(job.lead.high, 2)}]`}` : "";
+    const sure = job.lead && job.lead.low !== null && job.lead.low > 0;
+    return [
+      el("p", { class: "small muted", text: `From ${job.votes} votes on ${job.pairs} pairs, seen through ${String(job.eyes || "").split(" ").pop() || "the base"}.` }),
+      el("div", { class: "scrolls" }, el("table", { class: "shipped" }, el("tbody", {}, rows))),
+      ...(list.length ? [
+        el("p", { class: "wide" }, "It would ship ", el("b", { text: list[0].name }), `${lead}${list.length > 1 ? (sure ? "." : ": not surely, the interval holds 0.") : "."}`, best && best.name !== list[0].name ? el("span", {}, " The true score says ", el("b", { text: best.name }), ".") : null),
+        el("div", { class: "scrolls" }, el("table", { class: "shipped" },
+          el("thead", {}, el("tr", {}, el("th", { text: "policy" }), el("th", { text: "its reward, nats" }), el("th", {}), gold ? el("th", { text: "true score" }) : null, room.size ? el("th", { text: "the room's place" }) : null)),
+          el("tbody", {}, list.map((p, i) => el("tr", { class: i ? "" : "first" }, el("th", {}, el("b", { text: p.name })), el("td", { class: "num", text: Lab.signed(p.reward.mean, 2) }),
+            el("td", { class: "line" }, Lab.measure(p.reward, `reward of ${p.name}`, { least: least - 0.08 * width, most: most + 0.08 * width, show: (x) => Lab.signed(x, 2) })),
+            gold ? el("td", { class: "num", text: p.gold && p.gold.mean !== null ? Lab.signed(p.gold.mean, 2) : "–" }) : null, room.size ? el("td", { class: "num", text: room.has(p.name) ? `${room.get(p.name)}.` : "–" }) : null)))))]
+        : [el("p", { class: "muted", text: "No run has answered the probe prompts yet, so there is no policy to ship." })]),
+    ];
+  };
+
   Lab.button = (text, icon, call, attrs = {}) => Lab.el("button", { type: "button", class: "button", on: { click: call }, ...attrs },
     icon ? Lab.icon(icon) : null, text ? Lab.el("span", { text }) : null);
+
+  /** How plotly shows figures everywhere: no logo, no upload. */
+  Lab.PLOT = { displaylogo: false, showSendToCloud: false, responsive: true, displayModeBar: "hover",
+    modeBarButtonsToRemove: ["sendChartToCloud", "lasso2d", "select2d", "autoScale2d", "zoomIn2d", "zoomOut2d"] };
+  let drawing = null;
+  /** Plotly from its address, kept out of `window` so that Gradio's own copy and this one never meet. */
+  Lab.plotly = (address) => (drawing ||= new Promise((resolve, reject) => {
+    const script = Lab.el("script", { src: address });
+    script.onload = () => { const plotly = window.Plotly; delete window.Plotly; resolve(plotly); };
+    script.onerror = () => reject(new Error("plotly.js could not be loaded"));
+    document.head.append(script);
+  }));
 })();

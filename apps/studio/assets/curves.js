@@ -1,22 +1,12 @@
 /* The Curves panel. The page holds all of a visitor's state; the server answers questions about run directories. */
 (() => {
   const Lab = (window.Lab = window.Lab || {});
-  const CONFIG = { displaylogo: false, showSendToCloud: false, responsive: true, displayModeBar: "hover",
-    modeBarButtonsToRemove: ["sendChartToCloud", "lasso2d", "select2d", "autoScale2d", "zoomIn2d", "zoomOut2d"] };
+  const CONFIG = Lab.PLOT;
   const STATE_WORDS = { running: "running", starting: "starting", stale: "silent", paused: "paused", finished: "finished",
     stopped: "stopped", failed: "failed", lost: "lost" };
   const DOTS = { starting: "busy", stale: "lost", stopped: "paused" };
   const dot = (state) => `dot ${DOTS[state] || state}`;
   const METHODS = { sft: "SFT", reward: "reward model", ppo: "PPO" };
-
-  let loading = null;
-  /** Plotly, kept out of `window` so that Gradio's own copy and this one never meet. */
-  const plotlyFrom = (address) => (loading ||= new Promise((resolve, reject) => {
-    const script = Lab.el("script", { src: address });
-    script.onload = () => { const plotly = window.Plotly; delete window.Plotly; resolve(plotly); };
-    script.onerror = () => reject(new Error("plotly.js could not be loaded"));
-    document.head.append(script);
-  }));
 
   Lab.curves = ({ element, server, plotly }) => {
     const root = element.querySelector("[data-panel]");
@@ -47,8 +37,9 @@
     const more = el("details", {}, el("summary", { text: "More curves" }), rest);
     more.addEventListener("toggle", () => { if (more.open) refresh(); });
     const probes = el("section", { class: "card stack", "aria-label": "Answers to the probe prompts", tabindex: "-1" });
+    const spreads = Lab.spreads({ plotly, ask: (wish) => safely("spreads", { ...wish, run: state.focus, dark: Lab.dark() }), pick: (step) => go(step, false) });
     const checks = el("section", { class: "card", "aria-label": "Invariants" });
-    const body = el("div", { class: "stack" }, toolbar, bar.node, health, grid, more, el("div", { class: "split" }, probes, checks));
+    const body = el("div", { class: "stack" }, toolbar, bar.node, health, grid, more, el("div", { class: "split" }, probes, checks), spreads.node);
     const empty = el("div", { class: "card welcome", hidden: true }, el("h2", { text: "No runs yet" }),
       el("p", { text: "Start the whole path, from demonstrations to PPO, with the tiny model. It appears here by itself." }),
       el("p", {}, el("code", { text: "lab demo" })));
@@ -195,7 +186,7 @@
       keys.map((k) => plots.get(k).node).forEach((node) => node.parentElement.append(node) );
       more.hidden = !rest.children.length;
       more.firstChild.textContent = `More curves (${rest.children.length})`;
-      Plotly ||= await plotlyFrom(plotly);
+      Plotly ||= await Lab.plotly(plotly);
       for (const card of cards) {
         if (!card.figure && !card.append) continue;
         const p = plots.get(card.key), first = !p.wired;
@@ -312,6 +303,10 @@
       drawAnswers();
       remark();
     }
+    async function send(a) {
+      const reply = await safely("send", { run: a.run, then: a.then, now: a.now, prompt: a.rows[state.prompt].prompt });
+      tell(reply.error ? "bad" : "good", reply.error || reply.sentence, "act");
+    }
     function drawAnswers() {
       const a = answer;
       const held = document.activeElement && probes.contains(document.activeElement) ? document.activeElement.dataset.hold : null;
@@ -334,6 +329,8 @@
       const near = a.asked !== null && a.asked !== a.now ? el("p", { class: "small muted", text: `Step ${a.asked} was not probed; the nearest is step ${a.now}.` }) : null;
       const phrase = a.phrase ? el("p", { class: "small" }, "added by ", el("b", { text: `${a.phrase.count} of ${a.phrase.of}` }), " probes: ",
         el("span", { class: "said", style: { fontSize: "inherit" } }, el("ins", { text: a.phrase.text }))) : null;
+      const queue = a.now === a.then || !a.rows[state.prompt].before || a.rows[state.prompt].split === null ? null
+        : Lab.button("label this pair", "label", () => send(a), { class: "button quiet", "data-hold": "send" });
       const names = el("div", { class: "prompts", role: "group", "aria-label": "Probe prompts" }, a.rows.map((r, i) => {
         const gain = r.before && r.after.gold !== null && r.before.gold !== null ? r.after.gold - r.before.gold : null;
         return el("button", { type: "button", "aria-pressed": String(i === state.prompt), "data-hold": `p${i}`, on: { click: () => { state.prompt = i; drawAnswers(); } } },
@@ -349,7 +346,7 @@
       const legend = state.view === "delta" ? el("span", { class: "scale" }, "less likely than the reference", el("i", {}), "more likely") : null;
       probes.replaceChildren(...[head, near, phrase, el("div", { class: "probes" }, names,
         el("div", { class: "stack", style: { gap: ".7rem" } }, el("p", { class: "wide" }, el("span", { class: "muted", text: "Prompt  " }), el("b", { text: row.prompt })),
-          el("div", { class: "answers" }, before, after), legend))].filter(Boolean));
+          el("div", { class: "answers" }, before, after), el("div", { class: "row" }, queue, legend)))].filter(Boolean));
       if (held) { const back = probes.querySelector(`[data-hold="${held}"]`); if (back) back.focus(); }
     }
 
@@ -368,6 +365,7 @@
       drawHealth(reply.focus.health);
       drawChecks(reply.focus);
       state.focus = reply.focus.status.id;
+      spreads.follow(state.focus, reply.focus.spread);
       await drawCards(reply.cards);
       const probed = reply.focus.probed;
       const newest = `${state.focus}:${probed.length}:${probed.at(-1)}`;

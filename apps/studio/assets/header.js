@@ -6,7 +6,7 @@
     const root = element.querySelector("[data-panel]");
     const { el } = Lab;
     const pill = el("span", { class: "pill", role: "status" }, el("i", { class: "dot" }), el("span", { text: "…" }));
-    const who = el("span", { class: "pill who", hidden: true });
+    const who = el("span", { class: "who", hidden: true });
     const flip = () => Lab.link({ __theme: document.body.classList.toggle("dark") ? "dark" : "light" });
     const size = (percent) => { document.documentElement.style.fontSize = percent === 100 ? "" : `${percent}%`; Lab.keep(SIZE, percent === 100 ? null : String(percent)); };
     const larger = () => { const at = SIZES.indexOf(Number(Lab.kept(SIZE)) || 100); size(SIZES[(at + 1) % SIZES.length]); };
