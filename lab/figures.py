@@ -320,10 +320,11 @@ def histogram(
     data = []
     for spread, label, marker in layers:
         width, total = (spread.high - spread.low) / len(spread.counts), sum(spread.counts)
+        hover = f"%{{x:.3~g}}: %{{y:.1%}} (%{{customdata}})<extra>{plain(label)}</extra>"
         data.append({"type": "bar", "name": label, "marker": marker, "width": [width] * len(spread.counts),
                      "x": [spread.low + width * (i + 0.5) for i in range(len(spread.counts))],
                      "y": [n / total for n in spread.counts], "customdata": list(spread.counts),
-                     "hovertemplate": f"%{{x:.3~g}}: %{{y:.1%}} (%{{customdata}})<extra>{plain(label)}</extra>"})  # fmt: skip
+                     "hovertemplate": hover})  # fmt: skip
     layout = look(dark)
     axis = {**layout["yaxis"], "tickformat": ".0%", "rangemode": "tozero"}
     return {"data": data, "layout": {**layout, "barmode": "overlay", "bargap": 0, "height": 200, "hovermode": "closest",

@@ -54,6 +54,13 @@ class Curves:
             }  # fmt: skip
             if focus is None:
                 return reply
+            chosen = [info for info in chosen if info.manifest.method]
+            if focus not in chosen:  # its config cannot be read; the status says why
+                reply["cards"], reply["focus"] = [], {
+                    "status": status_line(focus, None), "controls": controls(focus, self.link.reason()), "health": [],
+                    "checks": [], "summary": "", "live": [], "edits": [], "probed": [], "spread": None,
+                }  # fmt: skip
+                return reply
             followers = [self.shelf.follower(info) for info in chosen]
             view = View(_axis(ask.get("x")), min(max(float(ask.get("smooth") or 0.0), 0.0), 0.99), dark)
             epoch = " ".join(self.shelf.epoch(f.run) for f in followers)
@@ -85,7 +92,7 @@ class Curves:
         """The probe answers of run `run` nearest to `step` beside those nearest to `against`, with word diffs."""
         with self.shelf.lock:
             found = self.shelf.known([ask.get("run")])
-            if not found:
+            if not found or not found[0].manifest.method:
                 return {"steps": [], "rows": []}
             probes = self.shelf.follower(found[0]).probes
             now, then, rows = reading.probes_table(probes, _step(ask.get("step")), _step(ask.get("against")))
@@ -233,11 +240,11 @@ def news(drawn: list[dict[str, Any]], view: View, epoch: str, have: dict[str, An
     return out
 
 
-def status_line(info: RunInfo, follower: Follower, now: float | None = None) -> dict[str, Any]:
+def status_line(info: RunInfo, follower: Follower | None, now: float | None = None) -> dict[str, Any]:
     """What the status bar says: state, progress, time left, and one sentence where something needs one."""
     now = time.time() if now is None else now
     status, state = info.status, shown(info.status, now)
-    done = follower.done
+    done = None if follower is None else follower.done
     sentence = status.error or (done.sentence if done is not None and state in ENDED else "")
     if state in ("lost", "stale"):
         sentence = f"last update {ago(max(0.0, now - status.heartbeat))} ago, worker silent"

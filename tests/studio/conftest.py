@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,14 @@ def visit(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
     """Opens the Studio. Afterwards: nothing was asked of another machine, nothing was complained about, nothing ran."""
     contexts, requests, complaints = [], [], []
 
-    def open_page(query: str = "", width: int = 1280, height: int = 900, **options: Any) -> Any:
+    def open_page(query: str = "", width: int = 1280, height: int = 900, clock: int = 0, **options: Any) -> Any:
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         context.on("request", lambda r: requests.append(r.url))
         page = context.new_page()
         page.set_default_timeout(PATIENCE_MS)
+        if clock:  # the year that the browser believes in; time still passes
+            page.clock.install(time=datetime(clock, 6, 1))
         page.on("pageerror", lambda e: complaints.append(str(e)))
         page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
         page.goto(address + query)

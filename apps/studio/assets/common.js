@@ -17,6 +17,13 @@
     return node;
   };
 
+  /** The server's functions, which throw where nobody answers (Gradio's own then give undefined). */
+  Lab.heard = (server) => new Proxy(server, { get: (all, name) => async (value) => {
+    const reply = await all[name](value);
+    if (reply === undefined || reply === null) throw new Error("The Studio does not answer.");
+    return reply;
+  } });
+
   const ICONS = {
     play: "M3 1.5v13l11-6.5z", pause: "M3 1.5h4v13H3zM9 1.5h4v13H9z", step: "M2 1.5v13l8-6.5zM11 1.5h3v13h-3z",
     stop: "M2.5 2.5h11v11h-11z", left: "M10.5 1.5 4 8l6.5 6.5z", right: "M5.5 1.5 12 8l-6.5 6.5z",
