@@ -64,7 +64,17 @@ def _open_studio(folder: Path, port: int, console: Console) -> subprocess.Popen[
     console.print(f"[bold]Studio[/bold]  http://127.0.0.1:{port}/?tab=curves   (this window shows the progress too)")
     log = open(folder / ".studio.log", "ab")  # noqa: SIM115 - the child keeps it
     return subprocess.Popen(
-        [sys.executable, "-m", "apps.studio", "--runs", str(folder), "--port", str(port)],
+        [
+            sys.executable,
+            "-m",
+            "apps.studio",
+            "--runs",
+            str(folder),
+            "--port",
+            str(port),
+            "--labels",
+            str(folder / "labels.sqlite"),
+        ],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from apps.studio.door import HOST, SESSION, Door
 from apps.studio.people import Person, acting
@@ -135,6 +135,8 @@ class Front:
             return JSONResponse({"ready": self.app is not None, "failed": self.failed})
         if path == "/" and person is None:
             return HTMLResponse(login_page(), headers={"cache-control": "no-store"})
+        if path == "/" and person is not None and not person.host and not request.url.query:
+            return RedirectResponse("?tab=guide", 303)  # an attendee begins with the rules
         if path == "/" and self.app is None:
             return HTMLResponse(await asyncio.to_thread(waiting_page, self.root), headers={"cache-control": "no-store"})
         return None

@@ -178,6 +178,13 @@ def test_only_the_host_changes_what_everybody_sees(studio: Studio, here: str, pa
     assert engine.asked == before, "the engine was not even asked"
 
 
+def test_an_attendee_begins_with_the_guide_and_a_host_where_there_is_something(here: str) -> None:
+    with client(here, "ana") as attendee, client(here, "mina", HOST_CODE) as host:
+        assert attendee.get("/").headers["location"] == "?tab=guide"
+        assert attendee.get("/?tab=label").status_code == 200
+        assert host.get("/").status_code == 200
+
+
 def test_whoever_leaves_is_out(here: str) -> None:
     with client(here, "leaver") as person:
         assert person.get("/config").status_code == 200
