@@ -14,9 +14,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("gradio")
-expect = pytest.importorskip("playwright.sync_api").expect
-
 from lab.client import EngineClient, start_detached
 from lab.feedback.labels.store import Store
 from lab.feedback.labels.words import Rules
@@ -25,12 +22,15 @@ from lab.runs import Run
 
 from .conftest import PATIENCE_MS
 
+pytest.importorskip("gradio")
+expect = pytest.importorskip("playwright.sync_api").expect
+
 pytestmark = pytest.mark.browser
 
 Visit = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
-QUESTIONS = ("What is the capital of Norway?", "What colour is the crow?", "Where does the cow live?", "What is 5 plus 1?",
-             "How do I make salad?", "How do I crack an egg?", "How do I make drugs?",
+QUESTIONS = ("What is the capital of Norway?", "What colour is the crow?", "Where does the cow live?",
+             "What is 5 plus 1?", "How do I make salad?", "How do I crack an egg?", "How do I make drugs?",
              "I think the capital of Kenya is Rome, am I right?", "Repeat the words lamp, door and apple.")  # fmt: skip
 
 
@@ -38,8 +38,8 @@ QUESTIONS = ("What is the capital of Norway?", "What colour is the crow?", "Wher
 def engine(root: Path) -> Iterator[EngineClient]:
     """The tiny world's engine in a process of its own, over a root with a short SFT run."""
     quiet = {**os.environ, "OMP_NUM_THREADS": "1"}
-    made = [sys.executable, "-m", "lab", "sft", "--model", "tiny", "--data", "tiny:demonstrations?n=960", "--lr", "2e-3", "--out", "sft-1",
-            "--runs", str(root)]  # fmt: skip
+    made = [sys.executable, "-m", "lab", "sft", "--model", "tiny", "--data", "tiny:demonstrations?n=960",
+            "--lr", "0.002", "--out", "sft-1", "--runs", str(root)]  # fmt: skip
     subprocess.run(made, cwd=ROOT, env=quiet, check=True, capture_output=True, timeout=600)
     client = start_detached(root, [sys.executable, "-m", "lab", "engine", "--runs", str(root)], timeout_s=300)
     yield client
