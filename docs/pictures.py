@@ -120,14 +120,14 @@ def alone(album: Album, runs: Path, ppo: str) -> None:
             def act(seen: Any) -> None:
                 seen.get_by_label("Prompt", exact=True).fill("I think the capital of Kenya is Rome, am I right?")
                 seen.keyboard.press("Enter")
-                seen.get_by_text("true score").nth(2).wait_for()
+                seen.locator(".column .facts").nth(1).wait_for()
                 seen.get_by_label("Sample from the models").get_by_role("button", name=view, exact=True).click()
 
             return act
 
         for view, name in (("text", "sample"), ("diff", "sample-diff"), ("Δ log p", "sample-delta"),
                            ("entropy", "sample-entropy"), ("reward", "sample-reward")):  # fmt: skip
-            album.take(name, studio, f"?tab=sample&roles={roles}", ask(view), dark=name == "sample-delta", height=800)
+            album.take(name, studio, f"?tab=sample&roles={roles}", ask(view), dark=name == "sample-delta", height=960)
         album.take(
             "sample-phone", studio, f"?tab=sample&roles=sft-1,{ppo}", ask("diff"), width=400, height=900, whole=True
         )
@@ -137,7 +137,7 @@ def alone(album: Album, runs: Path, ppo: str) -> None:
             seen.keyboard.press("Enter")
             seen.get_by_role("alert").wait_for()
 
-        album.take("sample-unknown", studio, "?tab=sample", unknown, height=800)
+        album.take("sample-unknown", studio, "?tab=sample", unknown, height=960)
         album.take("keys", studio, "?tab=sample", lambda seen: (seen.locator("body").click(position={"x": 4, "y": 4}),
                                                                 seen.keyboard.press("?")), height=800)  # fmt: skip
         album.take("curves", studio, f"?tab=curves&run={ppo}", whole=True)
@@ -166,7 +166,7 @@ def empty(album: Album) -> None:
     """What the panels say where there is nothing yet, and no engine."""
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "runs") as studio:
         for tab in ("guide", "sample", "label", "train", "curves", "constitution", "arena", "room"):
-            album.take(f"{tab}-empty", studio, f"?tab={tab}", height=800)
+            album.take(f"{tab}-empty", studio, f"?tab={tab}", height=960)
 
 
 def room(album: Album, runs: Path, client: EngineClient, ppo: str) -> None:
@@ -189,7 +189,7 @@ def room(album: Album, runs: Path, client: EngineClient, ppo: str) -> None:
                 judge(store, 40)
 
                 album.take("label-block", studio, "?tab=label", ten, name="Rosa")
-                album.take("train-read-only", studio, "?tab=train", **mina, height=800)
+                album.take("train-read-only", studio, "?tab=train", **mina, height=960)
                 album.take("room-waiting", studio, "?tab=room", **mina, height=700)
                 album.take("room-before", studio, "?tab=room", **host, whole=True)
                 held.turn("reveal", "host")

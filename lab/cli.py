@@ -16,6 +16,7 @@ import click
 from lab.commands import COMMANDS, load, local_model, play, root_option, world
 from lab.config import CONFIGS, ConfigError, settings
 from lab.constitution_commands import constitution, redteam
+from lab.fitting import memory
 from lab.jury import judge_pairs
 from lab.labelling import label
 from lab.machine import limit_threads
@@ -25,7 +26,7 @@ PORT = 7860
 KNOWN = ("ConfigError", "ModelError", "DataError", "ChatError", "RunError", "DiskError", "EngineError", "RoleError",
          "AdapterError", "SampleError", "PromptError", "RewardError", "NonFiniteError", "StudioError",
          "VerifierError", "RecipeError", "PoolError", "PairingError", "JudgeError", "ConstitutionError",
-         "CriticError", "LabelError", "RefusedError", "LoginError")  # fmt: skip
+         "CriticError", "LabelError", "QueueError", "ShapeError", "RefusedError", "LoginError")  # fmt: skip
 """Errors that carry their own sentence: shown without a traceback."""
 
 
@@ -49,7 +50,7 @@ def main() -> None:
     os.environ.setdefault("BITSANDBYTES_NOWELCOME", "1")
 
 
-for command in (*COMMANDS, best_of, pairs, judge_pairs, constitution, redteam, label):
+for command in (*COMMANDS, best_of, pairs, judge_pairs, constitution, redteam, label, memory):
     main.add_command(command)
 
 

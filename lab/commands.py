@@ -113,7 +113,8 @@ def sft(**given: Any) -> None:
 
 
 @click.command()
-@shared("preferences: prompt, chosen, rejected; or rankings: prompt, completions, ranks")
+@shared("preferences: prompt, chosen, rejected; or rankings: prompt, completions, ranks; or labels:FILE, what people "
+        "said in a label store")  # fmt: skip
 @flags(RewardConfig)
 def reward(**given: Any) -> None:
     """Reward model: learn a score from preferences."""
@@ -138,7 +139,7 @@ def ppo(**given: Any) -> None:
 
 
 @click.command()
-@shared("preferences: prompt, chosen, rejected")
+@shared("preferences: prompt, chosen, rejected; or labels:FILE, what people said in a label store")
 @flags(PreferenceConfig)
 def dpo(**given: Any) -> None:
     """Direct preference optimisation and its family: learn from pairs, without a reward model."""
@@ -146,7 +147,8 @@ def dpo(**given: Any) -> None:
 
 
 @click.command()
-@shared("ratings: prompt, completion, label (true or false); or preferences, taken apart")
+@shared("ratings: prompt, completion, label (true or false); or preferences, taken apart; or labels:FILE, what people "
+        "said in a label store")  # fmt: skip
 @flags(KTOConfig)
 def kto(**given: Any) -> None:
     """Learning from thumbs up and thumbs down, without pairs (KTO, BCO)."""

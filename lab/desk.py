@@ -15,6 +15,7 @@ from lab.base import RAW, RoleError, SharedBase
 from lab.engine import Handlers, SampleRequest, ScoreRequest
 from lab.events import Sample
 from lab.probes import describe, inside, pieces
+from lab.queueing import Player
 from lab.records import Message, Prompt, Rollout, prompt_text
 from lab.runs import Run, RunError, runs
 from lab.sample import stream
@@ -54,6 +55,7 @@ class Desk:
             make=self.make,
             attend=self.attend,
             task=self.task,
+            opened=lambda engine: Player(engine).start(),
         )
 
     def about(self) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class Handlers:
     is wrong with a form, and `make(form)` makes its run; they must not touch the model. `attend(session)` is told of
     every session, so that somebody answers what it asks. `task(name, row)` yields JSON-able rows; between two of them a
     run goes on, so that a long task and a run share the model. An error may carry a JSON-able `payload`, which reaches
-    the client with the sentence.
+    the client with the sentence. `opened(engine)` is called once the channel is open.
     """
 
     build: Build
@@ -125,6 +125,7 @@ class Handlers:
     make: Callable[[dict[str, Any]], dict[str, Any]] = _no_form
     attend: Callable[[Session], None] = _nothing
     task: Callable[[str, dict[str, Any]], Iterator[dict[str, Any]]] = _no_task
+    opened: Callable[[Any], object] = _nothing
 
 
 class Engine:
@@ -177,6 +178,7 @@ class Engine:
             "started": self._began,
         }
         write_atomic(engine_file(self.root), pretty(row), mode=0o600)
+        self.handlers.opened(self)
         return self
 
     def close(self, *, at_once: bool = False) -> None:

@@ -22,6 +22,7 @@ from lab.columns import EXPECTED
 from lab.config import CONFIGS, Adapter, ConfigError, Setting, settings
 from lab.feedback.verifiers import VERIFIERS, VerifierError
 from lab.making import Order
+from lab.presets import presets
 from lab.runs import RunError
 from lab.tiny.sources import DEMONSTRATIONS, SOURCES
 
@@ -80,6 +81,7 @@ def offers(world: str = "") -> dict[str, Any]:
         "sources": [{"text": f"tiny:{name}?n={DEMONSTRATIONS}" if name == "demonstrations" else f"tiny:{name}",
                      "kind": kind, "options": list(options)}
                     for name, (kind, options) in SOURCES.items() if world == "tiny"],
+        "presets": {method: presets(method, world) for method in methods},
     }  # fmt: skip
 
 
@@ -116,6 +118,17 @@ def check(form: Mapping[str, Any]) -> dict[str, Any]:
     return {"errors": errors, "own": {name: getattr(config, name) for name in optional}}
 
 
+def configs(form: Mapping[str, Any]) -> tuple[Any, Adapter]:
+    """The settings that a form means, and its adapter. Raises ConfigError with the first thing that is wrong."""
+    cls = _config_class(form)
+    return cls(**typed(cls, form.get("settings") or {})), Adapter(**typed(Adapter, form.get("adapter") or {}))
+
+
+def is_judge(what: str) -> bool:
+    """Whether a line of a form's rewards names a reward model, and no verifier."""
+    return what not in VERIFIERS and bool(re.fullmatch(RUN, what))
+
+
 def order(form: Mapping[str, Any]) -> Order:
     """The order that a form means. Raises ConfigError with the first thing that is wrong."""
     cls, init = _config_class(form), str(form.get("init") or "").strip()
@@ -127,9 +140,15 @@ def order(form: Mapping[str, Any]) -> Order:
     rewards = tuple(reward(row) for row in form.get("rewards") or ()) if launch.KINDS[method] == "prompt" else ()
     if launch.earns(method, config) and not rewards:
         raise _at("rewards", ConfigError("Nothing says what a completion earns; add a reward model or a verifier."))
-    return Order(method, config, str(form["data"]).strip(),
-                 Adapter(**typed(Adapter, form.get("adapter") or {})), init, rewards,
-                 str(form.get("name") or "").strip(), tuple(map(str, form.get("probes") or ())))  # fmt: skip
+    return Order(method, config, str(form["data"]).strip(), Adapter(**typed(Adapter, form.get("adapter") or {})), init,
+                 rewards, str(form.get("name") or "").strip(), _probes(form))  # fmt: skip
+
+
+def _probes(form: Mapping[str, Any]) -> tuple[str, ...]:
+    """The prompts that are asked at intervals: texts, each once; anything else is passed over."""
+    given = form.get("probes")
+    texts = [p.strip() for p in given if isinstance(p, str)] if isinstance(given, (list, tuple)) else []
+    return tuple(dict.fromkeys(p for p in texts if p))
 
 
 def reward(row: Mapping[str, Any]) -> str:

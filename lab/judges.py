@@ -26,6 +26,7 @@ from lab.runs import RunError
 if TYPE_CHECKING:
     from lab.base import SharedBase
     from lab.feedback.judges.wording import Wording
+    from lab.feedback.labels.words import By
 
 CHOICES = ("base", "a run, run@step or adapter folder", "generate:<role>", "reward:<run>",
            "endpoint:<model>@<address>", "gold", "annotator:<name>", "reaction:<role>")  # fmt: skip
@@ -33,6 +34,9 @@ CHOICES = ("base", "a run, run@step or adapter folder", "generate:<role>", "rewa
 
 ON_THE_BASE = ("role", "generate", "reward", "reaction")
 TINY = ("gold", "annotator", "reaction")
+
+MADE_BY: Mapping[str, By] = {"reward": "reward_model", "annotator": "annotator"}
+"""What a label store calls a kind of judge; all others are judges."""
 
 DEFAULT_KEY = "OPENAI_API_KEY"
 """Where the key of an endpoint is looked for, unless the endpoint is on this machine."""

@@ -19,12 +19,8 @@ if TYPE_CHECKING:
     from lab.evaluate.agreement import Estimate
     from lab.evaluate.people import Standing
     from lab.feedback.judging import Habits, Judge, Judged
-    from lab.feedback.labels.words import By
     from lab.judges import Manner
     from lab.records import Comparison
-
-MADE_BY: dict[str, By] = {"reward": "reward_model", "annotator": "annotator"}
-"""What a label store calls a kind of judge; all others are judges."""
 
 
 @click.command("judge")
@@ -182,7 +178,7 @@ def _stored(text: str, judged: Sequence[Judged], given: Mapping[str, Any]) -> in
     """
     from lab.feedback.labels.store import Store
     from lab.feedback.labels.words import LONGEST_NAME, Item, LabelError
-    from lab.judges import parse
+    from lab.judges import MADE_BY, parse
 
     made_by = MADE_BY.get(parse(text)[0], "judge")
     items, said = [], []

@@ -27,6 +27,9 @@ from lab.tiny.sources import PREFIX, records
 OF_A_RUN = "run:"
 """`run:sft-1` stands for the data that run learnt from."""
 
+LABELS = "labels:"
+"""`labels:labels.sqlite` stands for what people said in that label store (`lab.feedback.labels.learning`)."""
+
 PROBES = 6
 """How many prompts of the data are asked at intervals where nobody names others."""
 
@@ -39,7 +42,8 @@ class Order:
     """A run as it is asked for.
 
     config  : the method's settings
-    data    : a file, a folder, a Hub id, `run:name` (what that run learnt from), or `tiny:…` in the tiny world
+    data    : a file, a folder, a Hub id, `run:name` (what that run learnt from), `labels:FILE-or-URL` (what people said
+              of pairs), or `tiny:…` in the tiny world
     init    : a run, run@step or adapter folder to start from; empty: the base
     rewards : what a completion earns, each as [weight*]what: a run, run@step or adapter folder, a verifier,
               path/to/file.py:function, or model:folder-or-id
@@ -154,6 +158,10 @@ def rows_of(root: Path | str, text: str, kind: Kind, seed: int, world: str) -> R
         if world != "tiny":
             raise DataError(f"{text} is data of the tiny world, and this model does not come from there; give a file.")
         return Rows(tuple(records(text, kind, seed)))
+    if text.startswith(LABELS):
+        from lab.feedback.labels.learning import records as labelled
+
+        return labelled(text.removeprefix(LABELS), kind)
     if text.startswith(OF_A_RUN):
         run = Run.open(Path(root) / text.removeprefix(OF_A_RUN))
         return read(run.path / "inputs" / "data.jsonl", kind)

@@ -31,7 +31,7 @@ FLOORS = (
      "lab.streams", "lab.engine", "lab.asking", "lab.earning", "lab.judges", "lab.launch", "lab.making", "lab.catalogue", "lab.form",
      "lab.queueing", "lab.presets", "lab.timing", "lab.again", "lab.tasks", "lab.desk", "lab.demo", "lab.recipes", "lab.cai"),
     # 5: the faces
-    ("lab.reading", "lab.metrics", "lab.figures", "lab.charts", "lab.terminal", "lab.showcase",
+    ("lab.reading", "lab.metrics", "lab.figures", "lab.charts", "lab.arena_figures", "lab.drafting", "lab.terminal", "lab.showcase",
      "lab.notebook", "lab.commands", "lab.fitting", "lab.measuring", "lab.jury", "lab.playbill",
      "lab.constitution_commands", "lab.constitution_tables", "lab.labelling", "lab.label_server",
      "lab.cli", "lab.__main__"),
@@ -89,7 +89,7 @@ def test_no_story_imports_another() -> None:
     assert sideways == []
 
 
-SHARED_BY_PANELS = {"app", "book", "components", "door", "front", "header", "heads", "link", "parts", "people", "runlist", "server", "shelf",
+SHARED_BY_PANELS = {"app", "book", "components", "door", "front", "header", "heads", "jobs", "link", "parts", "people", "runlist", "server", "shelf",
                     "waiting", "__init__", "__main__"}  # fmt: skip
 
 
@@ -225,6 +225,7 @@ CATCHES_ALL = {
     ("lab/session.py", "_tell"): "whoever watches a run must not be able to end it",
     ("lab/feedback/cell/inside.py", "_one_line"): "foreign code may make errors whose text raises one itself",
     ("lab/worker.py", "_answer"): "whoever asked for the call gets the error through its future",
+    ("lab/queueing.py", "_begin"): "the entry says why it could not begin; the thread must live on for the others",
     ("lab/asking.py", "watch"): "a thread of its own: the run it answers ends with the error",
     ("lab/engine.py", "endpoint"): "one request must not harm the runs; whoever asked gets the sentence",
     ("lab/streams.py", "pump"): "the stream is under way: its last line says what happened",
@@ -233,6 +234,7 @@ CATCHES_ALL = {
     ("apps/studio/link.py", "_hear"): "whatever keeps the engine from answering, people can do the same about it",
     ("apps/studio/book.py", "_run"): "a thread of its own: whoever asks for the figures gets the error",
     ("apps/studio/heads.py", "_work"): "a thread of its own: the panel shows the sentence in its place",
+    ("apps/studio/jobs.py", "_work"): "a thread of its own: everybody who watches the work gets the sentence",
     ("apps/studio/components.py", "call"): "a panel shows the sentence in its place, and the page goes on",
     ("apps/studio/sample.py", "stream"): "the panel shows the sentence after what was answered, and the page goes on",
 }

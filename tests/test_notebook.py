@@ -80,7 +80,7 @@ def every_html(live: LiveRun) -> str:
     """Everything the view would hand to a browser as HTML, and the figure with its texts."""
     assert live.panel is not None
     p = live.panel
-    parts = [w.value for w in (p.head, p.left, p.said, p.invariants, p.health, p.edits, p.probes, p.answer)]
+    parts = [w.value for w in (p.head, p.left, p.said, p.invariants, p.health, p.edits, p.answers.table, p.answer)]
     return "\n".join([*parts, p.chart.widget.to_json(), live.summary()])
 
 
@@ -95,8 +95,8 @@ def test_draws_what_the_log_says(made: Run) -> None:
     panel = live.panel
     assert panel is not None
     assert (panel.progress.value, "step 2 of 4" in panel.left.value) == (0.5, True)
-    assert "the old answer" in panel.probes.value
-    assert "true score -1.00" in panel.probes.value
+    assert "the old answer" in panel.answers.table.value
+    assert "true score -1.00" in panel.answers.table.value
     live.close()
 
 
@@ -104,7 +104,7 @@ def test_a_later_probe_stands_beside_step_0_with_the_words_that_changed(made: Ru
     made.append(Probed(2, "policy", (Sample("Which?", "the new answer", True),)))
     live = LiveRun(made, block=False)
     assert live.panel is not None
-    html = live.panel.probes.value
+    html = live.panel.answers.table.value
     assert ">old</del>" in html
     assert ">new</ins>" in html
     assert "<th" in html

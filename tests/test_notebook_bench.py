@@ -65,6 +65,21 @@ def test_the_same_noise_for_every_role(bench: Workbench, sft: Run) -> None:
     assert "true score" in html
 
 
+def test_a_sampler_asks_the_engine_of_the_bench(bench: Workbench, sft: Run) -> None:
+    """The same words as the bench's own answers, and Δ log p to what the run started from."""
+    sampler = bench.sampler({"base": "base", "SFT": sft}, PROBES[0], length=tiny.MAX_NEW_TOKENS, seed=5)
+    asked = bench.ask(PROBES, {"base": "base", "SFT": sft}, seed=5)
+    assert {name: s.completion for name, s in sampler.said.items()} == {
+        name: said[0].completion for name, said in asked.answers.items()
+    }
+    said = sampler.said["SFT"]
+    assert len(said.tokens) == len(said.logprobs) == len(said.reference) > 0
+    assert sum(said.logprobs) - sum(said.reference) == pytest.approx(said.kl, abs=1e-4)
+    assert sampler.said["base"].reference == ()
+    with pytest.raises(EngineError, match="does not know “zebroid”"):
+        sampler.ask("What colour is the zebroid?")
+
+
 def test_words_the_world_does_not_know_are_refused_with_suggestions(bench: Workbench) -> None:
     with pytest.raises(PromptError, match="does not know “zebroid”; try “"):
         bench.ask("What colour is the zebroid?", {"base": "base"})

@@ -275,7 +275,7 @@ def test_figures_of_an_ensemble(base):
     for name, seed in (("reward", 5), ("reward-1", 6)):
         random_reward(base, name, seed)
     state = R.start(base, PAIRS, config)
-    figures = R.evaluate(state, config)
+    figures = R.evaluate(state, config).metrics
     read = [[rewards_of(base, p.prompt, (p.chosen, p.rejected), member) for p in state.texts]
             for member in ("reward", "reward-1")]  # fmt: skip
     right = [[c > r for c, r in own] for own in read]

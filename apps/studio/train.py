@@ -76,7 +76,7 @@ class Train:
             "runs": [entry(info) for info in infos if _fits(info, about)], "list": [r for r in found if r],
             "more": max(0, len(infos) - LISTED),
             "model": about.get("model", ""), "root": str(self.shelf.root),
-            "pins": self.parts.pins.read(), "labels": self._labelled(), "queue": self._queued(),
+            "pins": self.parts.pins.read(), "labels": self._labelled() if person.host else {}, "queue": self._queued(),
         }  # fmt: skip
         if stamp and stamp != ask.get("have"):
             reply["offers"] = offers

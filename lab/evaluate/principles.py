@@ -46,6 +46,8 @@ class Version:
     ties     : share of the judgements on which it takes no side
     unjudged : judgements on which its judges gave no answer; they count as ties
     habits   : how each of its principles worked
+    unstable : share of the judgements of which the two orders name different answers, of those where each names one;
+               None where there are none
     """
 
     name: str
@@ -55,6 +57,7 @@ class Version:
     ties: float
     unjudged: int
     habits: tuple[Habit, ...]
+    unstable: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +161,20 @@ def _judge(
     votes = [{v.principle: weight[v.principle] * side(v.p) for v in x.said} for x in labelled]
     agreement = _interval((right + 1) / 2, share, weights)
     version = Version(constitution.name, constitution.version, constitution.digest, agreement,
-                      float((right == 0).mean()), unjudged, habits)  # fmt: skip
+                      float((right == 0).mean()), unjudged, habits, _unstable(labelled, weight))  # fmt: skip
     return version, right, votes
+
+
+def _unstable(labelled: Sequence[Labelled], weight: dict[str, float]) -> float | None:
+    """The share of the verdicts that turn with the order in which the two answers are shown."""
+    turned = []
+    for x in labelled:
+        known = [(weight[s.principle], s.ab, s.ba) for s in x.said if s.ab is not None and s.ba is not None]
+        first = sum(w * (ab - 0.5) for w, ab, _ in known)
+        second = sum(w * (0.5 - ba) for w, _, ba in known)
+        if abs(first) > 1e-12 and abs(second) > 1e-12:
+            turned.append((first > 0) != (second > 0))
+    return float(np.mean(turned)) if turned else None
 
 
 def _interval(values: np.ndarray, share: np.ndarray, weights: np.ndarray) -> Interval:

@@ -5,7 +5,9 @@
     live                                              # curves, buttons, live settings, a prompt box
     live.wait()
 
-`watch` shows any run: one of this kernel (a session), one that an engine plays, or one that is only a directory.
+`watch` shows any run: one of this kernel (a session), one that an engine plays, or one that is only a directory. A
+click on its curves shows the answers of that step. `bench.sampler` puts roles side by side, `label` is a card to judge
+pairs on. A cell that is run again closes what its widgets held before.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from lab.follow import Follower
 from lab.notebook.bench import Scoreboard, SideBySide, Workbench
 from lab.notebook.exercise import Case, Marks, check
 from lab.notebook.knobs import Knob, Turned, turn
+from lab.notebook.labelling import Labelling, label
 from lab.notebook.live import LiveRun, front_end
 from lab.notebook.predict import Verdict, check_branch, check_change
+from lab.notebook.sampler import Sampler
 from lab.runs import Run
 
 if TYPE_CHECKING:
@@ -28,8 +32,9 @@ if TYPE_CHECKING:
 
     from lab.session import Session
 
-__all__ = ["Case", "Knob", "LiveRun", "Marks", "Scoreboard", "SideBySide", "Turned", "Verdict", "Workbench", "check",
-           "check_branch", "check_change", "front_end", "frontier", "play", "turn", "watch"]  # fmt: skip
+__all__ = ["Case", "Knob", "Labelling", "LiveRun", "Marks", "Sampler", "Scoreboard", "SideBySide", "Turned", "Verdict",
+           "Workbench", "check", "check_branch", "check_change", "front_end", "frontier", "label", "play", "turn",
+           "watch"]  # fmt: skip
 
 
 def watch(run: Session | Run | Path | str, *, block: bool | None = None) -> LiveRun:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lab.config import Adapter
     from lab.evaluate.table import Row
     from lab.feedback.annotate import Comparisons
+    from lab.notebook.sampler import Sampler
     from lab.records import Prompt
     from lab.runs import Run
 
@@ -176,6 +177,24 @@ class Workbench:
         """
         asked = (prompts,) if isinstance(prompts, str) else tuple(prompts)
         return self.engine.worker.submit(lambda: self._ask(asked, roles, temperature, seed, max_new_tokens)).result()
+
+    def sampler(
+        self,
+        roles: Mapping[str, Run | str],
+        prompt: str = "",
+        *,
+        temperature: float = 1.0,
+        length: int = 32,
+        seed: int = 0,
+    ) -> Sampler:
+        """A prompt box and a column a role, up to four at once, with the same noise for all.
+
+        `roles` maps the shown name to the role ("base", a run, "run@step"). Works while a run plays.
+        """
+        from lab.notebook.sampler import Sampler
+
+        named = {shown: self._name(role) for shown, role in roles.items()}
+        return Sampler(self.client, named, prompt, temperature=temperature, length=length, seed=seed)
 
     def compare(
         self, run: Run | str, annotator: str, prompts: Sequence[Prompt], n: int, *, per_prompt: int = 2, seed: int = 0

@@ -109,9 +109,11 @@ def _value(x: Any) -> str:
     return f"{x:g}" if isinstance(x, (int, float)) and not isinstance(x, bool) else str(x)
 
 
-def probes(follower: Follower) -> str:
-    """The answers to the probe prompts at the newest step beside those of the first, words lost and gained marked."""
-    now, then, rows = reading.probes_table(follower.probes)
+def probes(follower: Follower, step: int | None = None, against: int | None = None, heat: bool = False) -> str:
+    """The answers to the probe prompts nearest to `step` (None: the newest) beside those nearest to `against` (None:
+    the first), words lost and gained marked; with `heat` the tokens of both, coloured by how much likelier they are
+    than under the reference."""
+    now, then, rows = reading.probes_table(follower.probes, step, against)
     if not rows:
         return ""
     if follower.method == "reward":
@@ -121,18 +123,43 @@ def probes(follower: Follower) -> str:
              for s in follower.probes[now]],
             f"Held-out completions at step {now}",
         )  # fmt: skip
-    body = [(escape(r.prompt), _said(r.before), _said(r.after, r.diff) if now > then else "") for r in rows]
-    head = ("prompt", f"step {then}", f"step {now}" if now > then else "later")
-    phrase = reading.added_phrase(rows)
+    other = now != then
+    body = [(escape(r.prompt), _said(r.before, heat=heat),
+             _said(r.after, () if heat else r.diff, heat) if other else "") for r in rows]  # fmt: skip
+    head = ("prompt", f"step {then}", f"step {now}" if other else "later")
+    phrase = reading.added_phrase(rows) if other else None
     note = f" · {phrase[1]} of {len(rows)} gained “{escape(phrase[0])}”" if phrase else ""
     return table(head, body, f"The same prompts with the same noise{note}", safe_title=True)
 
 
-def _said(sample: Sample | None, diff: Sequence[tuple[str, str]] = ()) -> str:
+def _said(sample: Sample | None, diff: Sequence[tuple[str, str]] = (), heat: bool = False) -> str:
     if sample is None:
         return ""
-    text = " ".join(DIFF[op].format(escape(words)) for op, words in diff) if diff else escape(sample.completion)
+    text = heated(sample) if heat else worded(diff) if diff else escape(sample.completion)
     return f"{text}{'' if sample.ended else ' …'}{scores(sample)}"
+
+
+def worded(diff: Sequence[tuple[str, str]]) -> str:
+    """A word diff with the words lost struck through and those gained in green."""
+    return " ".join(DIFF[op].format(escape(words)) for op, words in diff)
+
+
+def heated(sample: Sample) -> str:
+    """Tokens coloured by Δ log p = log p − log p of the reference, nats: red likelier, blue less, underlined beyond 2.
+
+    An answer without a reference has no colours.
+    """
+    deltas = [p - q for p, q in zip(sample.logprobs, sample.reference, strict=False)]
+    if not deltas:
+        return escape(sample.completion)
+    out = []
+    for token, delta in zip(sample.tokens, deltas, strict=False):
+        share = 0.75 * min(1.0, abs(delta) / 3)
+        colour = "222,62,48" if delta > 0 else "52,110,235"
+        far = ";text-decoration:underline;text-underline-offset:3px" if abs(delta) > 2 else ""
+        out.append(f'<span style="background:rgba({colour},{share:.2f});border-radius:3px{far}" '
+                   f'title="Δ log p {delta:+.2f} nats">{escape(token)}</span>')  # fmt: skip
+    return f'<span style="white-space:pre-wrap">{"".join(out)}</span>'
 
 
 def scores(sample: Sample) -> str:
@@ -161,6 +188,39 @@ def side_by_side(prompts: Sequence[str], answers: Mapping[str, Sequence[Sample]]
     """One line a prompt and one column a role."""
     body = [(escape(p), *(_said(said[i]) for said in answers.values())) for i, p in enumerate(prompts)]
     return table(("prompt", *answers), body)
+
+
+def columns(said: Mapping[str, Sample], view: str = "text") -> str:
+    """One column a role, beside each other where there is room: its text, where it parts from the first, and scores.
+
+    view : "text"; "diff", the words lost and gained against the first column; "heat", the tokens coloured by Δ log p to
+           what the role's own run started from
+    """
+    first = next(iter(said.values()), None)
+    if first is None:
+        return ""
+    out = []
+    for i, (name, sample) in enumerate(said.items()):
+        split = reading.first_split(first.completion, sample.completion) if i else None
+        parts = "" if not i else "the same as A" if split is None else f"parts from A at word {split + 1}"
+        text = escape(sample.completion)
+        if view == "diff" and i:
+            text = worded(reading.word_diff(first.completion, sample.completion))
+        elif view == "heat":
+            text = heated(sample)
+        out.append(
+            f'<div style="border:1px solid {LINE};border-radius:8px;padding:8px 12px">'
+            f'<b style="color:{ACCENT}">{chr(65 + i)}</b> <b>{escape(name)}</b> '
+            f'<span style="color:{FAINT};font-size:.88em">{parts}</span>'
+            f'<div style="margin:4px 0;white-space:pre-wrap;line-height:1.5">{text}{"" if sample.ended else " …"}</div>'
+            f"{scores(sample)}</div>"
+        )
+    legend = ("Δ log p to what its run started from: red likelier, blue less likely, underlined beyond 2 nats"
+              if view == "heat" else "")  # fmt: skip
+    return (
+        f'<div style="color:{INK};display:grid;gap:10px;grid-template-columns:repeat(auto-fit,minmax(220px,1fr))">'
+        f'{"".join(out)}</div><div style="color:{FAINT};font-size:.88em">{legend}</div>'
+    )
 
 
 def error(sentence: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, cast
 
 from lab import figures
 from lab.follow import Follower
@@ -28,12 +28,25 @@ class Chart:
     """A plotly `FigureWidget` that keeps up with a follower.
 
     Every `show` sends the lines that changed and nothing else, in one message. A line has at most `figures.LIMIT`
-    points. A zoom survives new points.
+    points. A zoom survives new points. `clicked` is called with the step of a point that somebody clicks on.
     """
 
-    def __init__(self, follower: Follower) -> None:
+    def __init__(self, follower: Follower, clicked: Callable[[int], object] | None = None) -> None:
         self.colour = figures.LIGHT[0]
+        self.clicked = clicked
+        self.picked = -1
         self._build(follower, panels(follower))
+
+    def pick(self, step: int, follower: Follower) -> None:
+        """Draws a line at the step whose answers are shown; -1: at none."""
+        self.picked = step
+        self._mark(self.widget, follower)
+
+    def deafen(self) -> None:
+        """Forgets who was to be told of clicks."""
+        self.clicked = None
+        for trace in tuple(self.widget.data):
+            cast(Any, trace).on_click(None)
 
     def show(self, follower: Follower) -> go.FigureWidget | None:
         """Draws what is new.
@@ -56,6 +69,7 @@ class Chart:
             self._mark(self.widget, follower)
         for trace, place in fresh:
             self._add(self.widget, trace, place)
+            self._listen(self.widget.data[-1])
         return None
 
     def _traces(self, follower: Follower) -> Iterator[tuple[dict[str, Any], int]]:
@@ -71,7 +85,7 @@ class Chart:
 
         self.groups = groups
         self.lines: dict[str, tuple[int, list[Any], list[Any]]] = {}
-        self.marked: tuple[int, ...] = ()
+        self.marked: tuple[tuple[int, str], ...] = ()
         self.columns = max(1, min(COLUMNS, len(groups)))
         rows = max(1, math.ceil(len(groups) / self.columns))
         titles = [f"{_plain(g.title)} <span style='font-size:11px'>{_plain(g.unit)}</span>" for g in groups]
@@ -88,6 +102,19 @@ class Chart:
         self._mark(figure, follower)
         self.widget = go.FigureWidget(figure)
         self.widget._config = dict(figures.CONFIG)
+        for trace in self.widget.data:
+            self._listen(trace)
+
+    def _listen(self, trace: Any) -> None:
+        """Has a click on a point of this line name its step; the faint raw lines do not answer."""
+        if self.clicked is None or trace.hoverinfo == "skip":
+            return
+
+        def heard(line: Any, points: Any, _state: Any) -> None:
+            if points.point_inds and self.clicked is not None:
+                self.clicked(int(line.customdata[points.point_inds[0]]))
+
+        trace.on_click(heard)
 
     def _add(self, figure: Any, trace: dict[str, Any], place: int) -> None:
         figure.add_trace(trace, row=place // self.columns + 1, col=place % self.columns + 1)
@@ -102,16 +129,17 @@ class Chart:
         self.lines[trace["uid"]] = (index, list(trace["x"]), list(trace["y"]))
 
     def _mark(self, figure: Any, follower: Follower) -> None:
-        """A dotted line at every step where somebody changed a setting."""
-        steps = tuple(sorted({e.step for e in follower.edits}))
-        if steps == self.marked or not self.groups:
+        """A dotted line at every step where somebody changed a setting, and a plain one at the step that is picked."""
+        marks = [(step, "dot") for step in sorted({e.step for e in follower.edits})]
+        marks += [(self.picked, "solid")] if self.picked >= 0 else []
+        if tuple(marks) == self.marked or not self.groups:
             return
-        self.marked = steps
+        self.marked = tuple(marks)
         axes = [("x" + n, f"y{n} domain") for n in ("" if i == 0 else str(i + 1) for i in range(len(self.groups)))]
         figure.layout.shapes = [
             {"type": "line", "xref": x, "yref": y, "x0": s, "x1": s, "y0": 0, "y1": 1,
-             "line": {"dash": "dot", "width": 1.2, "color": "#8a6a00"}}
-            for s in steps for x, y in axes]  # fmt: skip
+             "line": {"dash": dash, "width": 1.2, "color": "#8a6a00" if dash == "dot" else self.colour}}
+            for s, dash in marks for x, y in axes]  # fmt: skip
 
 
 def _plain(text: str) -> str:

@@ -103,7 +103,7 @@ class Control:
         row = list(rows)[-1:]
         if not row:
             raise EngineError("the engine ended the answer before its first word; ask again.")
-        return _sample_of(prompt, row[0])
+        return sample_of(prompt, row[0])
 
     def _engine(self) -> EngineClient:
         if self.client is not None:
@@ -114,11 +114,12 @@ class Control:
         raise RunError(f"{self.run.id} is only watched here; give LiveRun its session, or an engine's client.")
 
 
-def _sample_of(prompt: str, row: Mapping[str, Any]) -> Sample:
-    """The last row of an engine's answer: the text and everything known about it."""
+def sample_of(prompt: str, row: Mapping[str, Any]) -> Sample:
+    """A row of an engine's answer: the text, and as much as is known about it by then."""
     reasons = tuple((str(n), float(v)) for n, v in row.get("reasons") or ())
-    ended = bool(row.get("ended"))
-    return Sample(prompt, str(row["text"]), ended, row.get("reward"), row.get("gold"), reasons, row.get("kl"))
+    tokens, logprobs, reference = (tuple(row.get(k) or ()) for k in ("tokens", "logprobs", "reference"))
+    return Sample(prompt, str(row.get("text") or ""), bool(row.get("ended")), row.get("reward"), row.get("gold"),
+                  reasons, row.get("kl"), tokens, logprobs, reference)  # fmt: skip
 
 
 def _from_state(state: Any, prompt: str, temperature: float, seed: int, longest: int) -> Sample:

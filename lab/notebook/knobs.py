@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab import figures
+from lab.notebook.held import close_widgets, forget, hold
 from lab.notebook.live import front_end
 
 Draw = Callable[..., Mapping[str, Any]]
@@ -47,6 +48,8 @@ class Turned:
         drawn = go.Figure(dict(draw(**self.values)))
         self.figure: Any = go.FigureWidget(drawn) if self.live else drawn
         self.box: Any = self._boxed() if self.live else None
+        if self.live:
+            hold(self)
 
     def set(self, **values: float) -> Turned:
         """Turns knobs and draws again; in one message where it is live.
@@ -63,6 +66,13 @@ class Turned:
                 line.update(now)
             self.figure.update_layout(drawn["layout"])
         return self
+
+    def close(self) -> None:
+        """Closes figure and sliders, so that the kernel lets go of them; running the cell again does it too."""
+        forget(self)
+        box, self.box = self.box, None
+        if box is not None:
+            close_widgets(box)
 
     def _boxed(self) -> Any:
         from ipywidgets import HBox, Layout, VBox

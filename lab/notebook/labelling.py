@@ -15,6 +15,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from lab.notebook import cards
+from lab.notebook.held import close_widgets, forget, hold
 from lab.notebook.live import front_end
 from lab.records import completion_text, prompt_text
 
@@ -42,6 +43,7 @@ class Labelling:
         self._next()
         if front_end():
             self._build()
+            hold(self)
 
     def press(self, what: str, *, ms: int | None = None) -> Labelling:
         """What a button does: a+, a, tie, b, b+, bad, skip or undo.
@@ -68,6 +70,14 @@ class Labelling:
             self.note = str(error)
         self._next()
         return self
+
+    def close(self) -> None:
+        """Closes the widgets, so that the kernel lets go of the store; what was judged is kept. Running the cell again
+        does it too."""
+        forget(self)
+        box, self.box = self.box, None
+        if box is not None:
+            close_widgets(box)
 
     def _next(self) -> None:
         self.showing = self.store.assign(self.annotator)

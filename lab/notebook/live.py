@@ -18,7 +18,9 @@ from lab.events import Done, Sample
 from lab.follow import Follower
 from lab.metrics import HEADLINES, NOISY
 from lab.notebook import cards
+from lab.notebook.answers import Beside, beside
 from lab.notebook.control import Control
+from lab.notebook.held import forget, hold
 from lab.notebook.panel import Panel
 from lab.runs import LIVE_STATES, Run, RunError, Status
 
@@ -52,7 +54,8 @@ class LiveRun:
 
     A thread reads the directory by cursor once a second and sends what is new; it ends with the run and with `close`.
     A second view of the same run takes the place of the first, whose widgets are closed and whose session, unless the
-    new view has it too, is stopped with a checkpoint and let go of.
+    new view has it too, is stopped with a checkpoint and let go of. Running a cell again does the same to the views
+    with widgets which it made before.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class LiveRun:
         if not self.block:
             self.panel = Panel(self.control, self.follower, self._watch)
             self._watch()
+            hold(self)
         _LIVE[self._place] = self
 
     # ------------------------------------------------------------------ verbs
@@ -139,6 +143,7 @@ class LiveRun:
     def close(self, keep: Session | None = None) -> None:
         """Closes the view: widgets, thread, and the session unless it is `keep`. The run directory stays whole."""
         self.closed.set()
+        forget(self)
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(10)
         with self._one:
@@ -165,6 +170,16 @@ class LiveRun:
         """The curves as they are now, as a plain figure that no longer changes."""
         self.refresh()
         return figures.curves([self.follower], smoothing=NOISY.get(self.run.manifest.method, 0.0))
+
+    def answers(self, step: int | None = None, against: int | None = None, *, heat: bool = False) -> Beside:
+        """The answers to the probe prompts nearest to `step` (None: the newest) beside those nearest to `against`
+        (None: the first): what a click on a curve shows. With `heat` the tokens are coloured by Δ log p to the
+        reference."""
+        self.refresh()
+        if self.panel is not None and step is not None:
+            self.panel.answers.go(step, against)
+        with self._one:
+            return beside(self.follower, step, against, heat)
 
     def refresh(self) -> bool:
         """Reads and shows what is new; False once the run has ended and all of it is shown."""

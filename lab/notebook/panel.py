@@ -9,8 +9,10 @@ from typing import Any
 from lab import reading
 from lab.follow import Follower
 from lab.notebook import cards
+from lab.notebook.answers import Answers
 from lab.notebook.chart import Chart
 from lab.notebook.control import SHOWN, Control
+from lab.notebook.held import close_widgets
 from lab.runs import LIVE_STATES, Status
 
 SAID = (RuntimeError, ValueError)
@@ -31,9 +33,10 @@ class Panel:
 
         self.control, self.wake = control, wake
         self.head, self.left, self.said = HTML(), HTML(), HTML()
-        self.invariants, self.health, self.edits, self.probes = HTML(), HTML(), HTML(), HTML()
+        self.invariants, self.health, self.edits = HTML(), HTML(), HTML()
         self.progress = FloatProgress(min=0.0, max=1.0, layout=Layout(flex="1 1 auto", height="14px"))
-        self.chart = Chart(follower)
+        self.answers = Answers(lambda step: self.chart.pick(step, follower))
+        self.chart = Chart(follower, self.answers.go)
         wide = Layout(width="100%")
         wrapped = Layout(width="100%", flex_flow="row wrap", align_items="center")
         half = Layout(flex="1 1 380px", padding="0 12px 0 0")
@@ -46,7 +49,7 @@ class Panel:
             self.chart.widget,
             HBox([VBox(self._prompt(), layout=half), VBox([self.invariants, self.health], layout=half)],
                  layout=Layout(width="100%", flex_flow="row wrap", align_items="flex-start")),
-            self.probes,
+            self.answers.box,
         ]  # fmt: skip
         self.box.children = self.rows
 
@@ -59,7 +62,7 @@ class Panel:
         self.invariants.value = cards.invariants(follower.checked)
         self.health.value = cards.health(reading.health(follower))
         self.edits.value = cards.edits(follower)
-        self.probes.value = cards.probes(follower)
+        self.answers.show(follower)
         self._enable(status)
         for edit in follower.edits:
             self._set(edit.name, edit.new)
@@ -70,17 +73,8 @@ class Panel:
 
     def close(self) -> None:
         """Closes every widget, so that the kernel lets go of them."""
-        from ipywidgets import Widget
-
-        waiting: list[Any] = [self.box]
-        while waiting:
-            widget = waiting.pop()
-            waiting += getattr(widget, "children", ())
-            for name in ("layout", "style"):
-                part = getattr(widget, name, None)
-                if isinstance(part, Widget):  # plotly's `layout` is the figure's own
-                    part.close()
-            widget.close()
+        self.chart.deafen()
+        close_widgets(self.box)
 
     def _buttons(self) -> list[Any]:
         from ipywidgets import Button, Layout

@@ -22,6 +22,7 @@ TASKS: dict[str, str] = {
     "pairs": "lab.tasks.pairs:pairs",
     "rewards": "lab.tasks.pairs:rewards",
     "duel": "lab.tasks.judging:duel",
+    "estimate": "lab.tasks.estimate:estimate",
     "judge": "lab.tasks.judging:verdicts",
     "chain": "lab.tasks.constitution:chain",
     "opinions": "lab.tasks.constitution:opinions",

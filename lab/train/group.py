@@ -32,7 +32,7 @@ from lab.base import SharedBase
 from lab.config import GroupConfig
 from lab.data import batch_at
 from lab.encode import TokenPrompt, encode_prompts
-from lab.events import Checked, Event, Probed, Progress, Skipped, Spread, Started, Updated, spreads
+from lab.events import Checked, Event, Probed, Progress, Skipped, Started, Updated, spreads
 from lab.feedback.groups import ScoredGroups, joined, sample_groups
 from lab.feedback.rewards import Rewards
 from lab.learner import Learner, apply_gradients, finite, learning_rate
@@ -128,7 +128,9 @@ def group(state: GroupState, config: GroupConfig) -> Iterator[Event]:
         state.numbers["drawn"] += batch.drawn
         state.step += 1
         metrics["step_s"] = time.perf_counter() - began
-        yield Updated(state.step, metrics, spread(batch))
+        found = batch.found
+        yield Updated(state.step, metrics, spreads(reward=found.earned.total.tolist(), length=found.lengths.tolist(),
+                                                   advantage=batch.advantages[batch.mask].tolist()))  # fmt: skip
         yield from checks(state, now, batch, metrics, frozen)
         if state.step == state.total or (now.probe_every and state.step % now.probe_every == 0):
             yield _probed(state)
@@ -311,12 +313,6 @@ def describe(state: GroupState, batch: Groups) -> dict[str, float]:
                              for r in batch.found.rollouts])  # fmt: skip
         out |= {"gold": float(gold.mean()), "gold_se": _se(gold)}
     return out
-
-
-def spread(batch: Groups) -> dict[str, Spread]:
-    """How the rewards, lengths and advantages of the step's completions lie."""
-    return spreads(reward=batch.found.earned.total.tolist(), length=batch.found.lengths.tolist(),
-                   advantage=batch.advantages[batch.mask].tolist())  # fmt: skip
 
 
 def checks(

@@ -120,7 +120,7 @@ def reward(state: RewardState, config: RewardConfig) -> Iterator[Event]:
     yield Started("reward", state.step, state.total)
     if state.step == 0:
         yield from state.skipped
-        yield look(state, config)
+        yield evaluate(state, config)
     while state.step < state.total:
         now = replace(config, **state.live)
         yield Progress(state.step, "updating", 0, 1)
@@ -132,7 +132,7 @@ def reward(state: RewardState, config: RewardConfig) -> Iterator[Event]:
         last = state.step == state.total
         seen = None
         if last or (now.eval_every and state.step % now.eval_every == 0):
-            seen = look(state, now)
+            seen = evaluate(state, now)
         if last and now.standardise:
             _standardise(state, now)
         yield Updated(state.step, metrics)
@@ -200,24 +200,14 @@ def _losses(part: Sequence[Element], readings: Readings, config: RewardConfig) -
     return losses, _column([share for e in part for share in e.shares], losses)
 
 
-def evaluate(state: RewardState, config: RewardConfig) -> dict[str, float]:
-    """Held-out figures, averaged over the members: the loss of single pairs, accuracy on labels (a tie is half right)
-    and, where the truth is known, on pairs it tells apart. Of an ensemble also the accuracy of its mean, and how far
-    its members lie apart."""
-    return look(state, config).metrics
-
-
 @torch.no_grad()
-def look(state: RewardState, config: RewardConfig) -> Evaluated:
-    """The held-out figures, and how the margins of chosen over rejected lie, averaged over the members."""
+def evaluate(state: RewardState, config: RewardConfig) -> Evaluated:
+    """Held-out figures, averaged over the members: the loss of single pairs, accuracy on labels (a tie is half right)
+    and, where the truth is known, on pairs it tells apart; how the margins lie. Of an ensemble also the accuracy of its
+    mean, and how far its members lie apart."""
     if not state.heldout:
         return Evaluated(state.step, {})
     c, r = heldout_rewards(state, config)
-    margins = ((c - r).mean(0) * (_column([p.label for p in state.heldout], c) - 0.5).sign()).tolist()
-    return Evaluated(state.step, _heldout(state, config, c, r), spreads(margin=margins))
-
-
-def _heldout(state: RewardState, config: RewardConfig, c: Tensor, r: Tensor) -> dict[str, float]:
     labels = _column([p.label for p in state.heldout], c)
     out = {f"eval_{k}": v for k, v in _figures(c, r, labels).items()}
     out["eval_loss"] = float(bradley_terry(c, r, labels=labels.expand_as(c), centring=config.centring).mean())
@@ -230,7 +220,7 @@ def _heldout(state: RewardState, config: RewardConfig, c: Tensor, r: Tensor) -> 
         together = _figures(c.mean(0), r.mean(0), labels)
         out |= {"ensemble_accuracy": together["accuracy"]} if "accuracy" in together else {}
         out["disagreement"] = float(torch.cat([c, r], dim=1).std(0, correction=0).mean())
-    return out
+    return Evaluated(state.step, out, spreads(margin=((c - r).mean(0) * (labels - 0.5).sign()).tolist()))
 
 
 @torch.no_grad()

@@ -18,6 +18,9 @@
 # | **Reward model** | pairs of answers, one of them preferred | a program that scores answers |
 # | **PPO** | its own answers and their scores | a model that earns the reward |
 #
+# **The question of this notebook:** what does each stage add, and how would you know that the last one has really made
+# the model better?
+#
 # All of it happens in a **tiny world**: a few hundred words, thirty countries, some animals, some things nobody
 # should do. It fits on two CPU cores and needs no network. It has one luxury that real projects lack: the *true
 # score* of every answer is known, so we can see when the learned reward stops meaning what we meant.
@@ -34,7 +37,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is on this machine
 
 from lab import demo, figures, tiny
 from lab.config import Adapter
-from lab.notebook import Workbench, check_branch, check_change, frontier
+from lab.notebook import Case, Workbench, check, check_branch, check_change, frontier
 from lab.records import prompt_text
 
 PROFILE = os.environ.get("LAB_PROFILE", "tiny")  # "ci" runs a handful of steps, to test that every cell works
@@ -162,6 +165,35 @@ if "gold_accuracy" in seen:
 # The expectation of that logarithm is the **KL divergence**, in nats: how far the policy has moved from where it
 # began.
 #
+# **✎ exercise** – write $R$ for one answer, from its reward and its log-probabilities (in nats) under the policy and
+# the reference. The cell starts without the penalty.
+
+
+# %% tags=["exercise"]
+def my_objective(reward, logprob, reference, beta):
+    """What PPO maximises, for one answer."""
+    return reward  # ✎
+
+
+# %%
+check(
+    my_objective,
+    [
+        Case((1.0, -8.0, -8.0, 0.25), 1.0, "as likely as before: nothing to pay"),
+        Case((1.0, -6.0, -8.0, 0.25), 0.5, "two nats likelier than under the reference, at a quarter each"),
+        Case((1.0, -9.0, -8.0, 0.25), 1.25, "less likely than under the reference: a single answer may even gain"),
+    ],
+    "Reward minus distance",
+)
+
+# %% [markdown]
+# <details><summary><b>Solution</b></summary>
+#
+# ```python
+# return reward - beta * (logprob - reference)
+# ```
+# </details>
+#
 # **✎ predict** – compared with its first steps, where will the run end? Say `"higher"`, `"lower"` or `"same"`.
 
 # %% tags=["exercise"]
@@ -220,7 +252,7 @@ bench.measure({"base": "base", "SFT": sft, "PPO": ppo}, reward=reward, n=size["h
 frontier(ppo).show(config=figures.CONFIG)
 
 # %% [markdown]
-# ## Exercise · A world without the penalty
+# ## 7 · Break it: a world without the penalty
 #
 # We paused the run and doubled $\beta$. What if we had *removed* it? A run can be **branched** from any saved step:
 # same weights, same optimizer, same prompts to come; only what you change differs. So the comparison is fair.
@@ -259,16 +291,18 @@ frontier(ppo, free).show(config=figures.CONFIG)
 #
 # ## Go on
 #
-# * Read the answers, not only the curves: `bench.ask(QUESTIONS, {"PPO": ppo, "no penalty": free})`.
+# * Read the answers, not only the curves: `bench.sampler({"PPO": ppo, "no penalty": free}, QUESTIONS[0])`.
 # * Change the annotator: `"expert"` dislikes praise, `"agreeable"` loves to be agreed with. Which policy do you get?
 # * Run `lab studio` on the directory named at the top and label pairs yourself.
+# * Notebook 01 works the losses out by hand, 02 to 05 take one stage each.
 #
-# **Reading.** Christiano et al. 2017, *Deep reinforcement learning from human preferences*, where the loop comes from
-# · Stiennon et al. 2020, *Learning to summarize from human feedback* · Ouyang et al. 2022, *Training language models
-# to follow instructions with human feedback* (InstructGPT), the three stages as here · Schulman et al. 2017,
-# *Proximal policy optimization algorithms* · Gao, Schulman and Hilton 2023, *Scaling laws for reward model
-# overoptimization*, the last figure · Dettmers et al. 2023, *QLoRA*, adapters on a 4-bit base · Casper et al. 2023,
-# *Open problems and fundamental limitations of RLHF*, what this road cannot do.
+# **Reading.** Christiano et al. 2017, *Deep reinforcement learning from human preferences*, arXiv 1706.03741, where
+# the loop comes from · Stiennon et al. 2020, *Learning to summarize from human feedback*, arXiv 2009.01325 · Ouyang
+# et al. 2022, *Training language models to follow instructions with human feedback*, arXiv 2203.02155 (InstructGPT),
+# the three stages as here · Schulman et al. 2017, *Proximal policy optimization algorithms*, arXiv 1707.06347 · Gao,
+# Schulman and Hilton 2022, *Scaling laws for reward model overoptimization*, arXiv 2210.10760, the last figure ·
+# Dettmers et al. 2023, *QLoRA*, arXiv 2305.14314, adapters on a 4-bit base · Casper et al. 2023, *Open problems and
+# fundamental limitations of reinforcement learning from human feedback*, arXiv 2307.15217, what this road cannot do.
 
 # %%
 bench.close()

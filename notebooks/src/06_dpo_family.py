@@ -490,13 +490,14 @@ check(
 #   `robust` (`smoothing=0.25`).
 # * `SimPO` and `ORPO` need no reference at all. What holds them?
 #
-# **Reading.** Rafailov et al. 2023, *Direct preference optimization: your language model is secretly a reward model* ·
-# Azar et al. 2023, *A general theoretical paradigm to understand learning from human preferences* (IPO) · Zhao et al.
-# 2023, *SLiC-HF* (the hinge) · Mitchell 2023, *A note on DPO with noisy preferences & relationship to IPO* (cDPO) ·
-# Chowdhury, Kini and Natarajan 2024, *Provably robust DPO* · Ethayarajh et al. 2024, *KTO: model alignment as prospect
-# theoretic optimization* · Chen et al. 2024, *Noise contrastive alignment of language models with explicit rewards*
-# (NCA) · D'Oosterlinck et al. 2024, *Anchored preference optimization and contrastive revisions* (APO) · Razin et al.
-# 2024, *Unintentional unalignment: likelihood displacement in direct preference optimization*.
+# **Reading.** Rafailov et al. 2023, *Direct preference optimization: your language model is secretly a reward model*
+# (arXiv:2305.18290) · Azar et al. 2023, *A general theoretical paradigm to understand learning from human preferences*
+# (IPO, 2310.12036) · Zhao et al. 2023, *SLiC-HF* (the hinge, 2305.10425) · Mitchell 2023, *A note on DPO with noisy
+# preferences & relationship to IPO* (cDPO) · Chowdhury, Kini and Natarajan 2024, *Provably robust DPO* (2403.00409) ·
+# Ethayarajh et al. 2024, *KTO: model alignment as prospect theoretic optimization* (2402.01306) · Chen et al. 2024,
+# *Noise contrastive alignment of language models with explicit rewards* (NCA, 2402.05369) · D'Oosterlinck et al. 2024,
+# *Anchored preference optimization and contrastive revisions* (APO, 2408.06266) · Razin et al. 2024, *Unintentional
+# unalignment: likelihood displacement in direct preference optimization* (2410.08847).
 
 # %%
 bench.close()

@@ -524,12 +524,13 @@ check(my_verifier, CASES, "Capitals")
 # * Train on capitals with your own verifier: write it to a file as above.
 # * `rewards=("number", "0.2*length?most=8")`: two rewards at once. What does the second one buy, and what does it cost?
 #
-# **Reading.** Shao et al. 2024, *DeepSeekMath* (GRPO) · Liu et al. 2025, *Understanding R1-Zero-like training: a
-# critical perspective* (Dr. GRPO) · Ahmadian et al. 2024, *Back to basics: revisiting REINFORCE style optimization*
-# (RLOO) · Yu et al. 2025, *DAPO* · Hu et al. 2025, *REINFORCE++* · Lambert et al. 2024, *Tülu 3* (where the name RLVR
-# is from) · Schulman 2020, *Approximating KL divergence* · Yue et al. 2025, *Does reinforcement learning really
-# incentivize reasoning capacity in LLMs beyond the base model?* (pass@k) · Chen et al. 2021, *Evaluating large language
-# models trained on code* (the estimator of pass@k).
+# **Reading.** Shao et al. 2024, *DeepSeekMath* (GRPO, arXiv:2402.03300) · Liu et al. 2025, *Understanding R1-Zero-like
+# training: a critical perspective* (Dr. GRPO, 2503.20783) · Ahmadian et al. 2024, *Back to basics: revisiting REINFORCE
+# style optimization* (RLOO, 2402.14740) · Yu et al. 2025, *DAPO* (2503.14476) · Hu et al. 2025, *REINFORCE++*
+# (2501.03262) · Lambert et al. 2024, *Tülu 3* (where the name RLVR is from, 2411.15124) · Schulman 2020, *Approximating
+# KL divergence* · Yue et al. 2025, *Does reinforcement learning really incentivize reasoning capacity in LLMs beyond
+# the base model?* (pass@k, 2504.13837) · Chen et al. 2021, *Evaluating large language models trained on code* (the
+# estimator of pass@k, 2107.03374).
 
 # %%
 bench.close()

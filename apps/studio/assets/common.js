@@ -250,7 +250,7 @@
     if (job.room) rows.push(line("agrees with the room", job.room, job.room.mean === null ? "" : `${job.room.n} pairs that others judged`));
     if (job.ceiling) rows.push(el("tr", {}, el("th", {}, el("b", { text: "the best anybody could do" })), el("td", { class: "num", text: job.ceiling.low.mean === null ? "–" : `${Lab.percent(job.ceiling.low.mean)} – ${Lab.percent(job.ceiling.high.mean)}` }),
       el("td", { class: "line" }, job.ceiling.low.mean === null ? el("span", { class: "small muted", text: job.ceiling.low.why }) : Lab.measure({ mean: (job.ceiling.low.mean + job.ceiling.high.mean) / 2, low: job.ceiling.low.low ?? job.ceiling.low.mean, high: job.ceiling.high.high ?? job.ceiling.high.mean }, "noise ceiling", { half: true })),
-      el("td", { class: "small muted", text: "the noise ceiling: labels contradict themselves" })));
+      el("td", { class: "small muted", text: `the noise ceiling: labels contradict themselves${job.ceiling.high.mean !== null && job.accuracy.mean > job.ceiling.high.mean ? "; what lies above it is luck with few votes" : ""}` })));
     if (job.own) rows.push(line("your own reward model, on yours", job.own, "on your votes it has not seen"));
     const list = job.policies || [], room = new Map((job.room_policies || []).map((p, i) => [p.name, i + 1]));
     const ends = list.flatMap((p) => [p.reward.low ?? p.reward.mean, p.reward.high ?? p.reward.mean]);
@@ -274,16 +274,4 @@
 
   Lab.button = (text, icon, call, attrs = {}) => Lab.el("button", { type: "button", class: "button", on: { click: call }, ...attrs },
     icon ? Lab.icon(icon) : null, text ? Lab.el("span", { text }) : null);
-
-  /** How plotly shows figures everywhere: no logo, no upload. */
-  Lab.PLOT = { displaylogo: false, showSendToCloud: false, responsive: true, displayModeBar: "hover",
-    modeBarButtonsToRemove: ["sendChartToCloud", "lasso2d", "select2d", "autoScale2d", "zoomIn2d", "zoomOut2d"] };
-  let drawing = null;
-  /** Plotly from its address, kept out of `window` so that Gradio's own copy and this one never meet. */
-  Lab.plotly = (address) => (drawing ||= new Promise((resolve, reject) => {
-    const script = Lab.el("script", { src: address });
-    script.onload = () => { const plotly = window.Plotly; delete window.Plotly; resolve(plotly); };
-    script.onerror = () => reject(new Error("plotly.js could not be loaded"));
-    document.head.append(script);
-  }));
 })();

@@ -27,7 +27,7 @@
       try { me = await server.me({}); } catch { return; }
       if (me.error || me.alone) return;
       who.hidden = false;
-      who.replaceChildren(el("b", { class: "wide", text: me.name }), me.host ? el("span", { text: "host" }) : null,
+      who.replaceChildren(el("b", { class: "wide", text: me.name }), ...(me.host ? [el("span", { text: "host" })] : []),
         el("button", { type: "button", class: "link quiet", text: "log out", on: { click: leave } }));
     })();
     Lab.loop(root, async () => {

@@ -5,7 +5,7 @@
   const LEGENDS = {
     delta: ["less likely", "", "more likely", "than the reference; underlined beyond 2 nats"],
     entropy: ["sure", "one", "undecided", "at each word, in nats"],
-    reward: ["lowers the reward", "", "raises it", "as the reward model reads on; it was trained on whole answers only"],
+    reward: ["lowers the reward", "", "raises it", "as it is read; it was trained on whole answers only"],
   };
 
   Lab.sample = ({ element, server, props, watch, trigger }) => {

@@ -9,8 +9,8 @@
     const { el } = Lab;
     const kept = { method: "", forms: {}, ...read() };
     const fields = new Map();
-    let offers = null, stamp = "", now = { runs: [], busy: [], reason: "" };
-    let found = { errors: {}, own: {} }, asked = 0, typing = 0, starting = false;
+    let offers = null, stamp = "", now = { runs: [], list: [], busy: [], reason: "", pins: [], labels: {}, queue: { waiting: [], held: "" }, host: true };
+    let found = { errors: {}, own: {} }, asked = 0, typing = 0, starting = false, pressed = "", needs = null, weighed = "", weighing = 0;
 
     function read() { try { return JSON.parse(sessionStorage.getItem(KEPT)) || {}; } catch { return {}; } }
     function save() { try { sessionStorage.setItem(KEPT, JSON.stringify(kept)); } catch { /* a browser that keeps nothing */ } }
@@ -26,7 +26,8 @@
     const starts = () => now.runs.filter((r) => r.steps.length && (speaks(r) || offers.methods[r.method]?.part === method().part));
     const feeds = () => now.runs.filter((r) => r.data && method().feeds.includes(offers.methods[r.method]?.kind));
     const sources = () => offers.sources.filter((s) => s.kind === method().kind);
-    const ways = () => [sources().length ? ["world", "tiny world"] : null, feeds().length ? ["run", "of a run"] : null, ["file", "file"]].filter(Boolean);
+    const labelled_ = () => (["preference", "rating", "prompt"].includes(method().kind) && now.labels.rounds?.[""] ? now.labels : null);
+    const ways = () => [sources().length ? ["world", "tiny world"] : null, feeds().length ? ["run", "of a run"] : null, labelled_() ? ["labels", "labels"] : null, ["file", "file"]].filter(Boolean);
     function init() {
       const all = starts(), { start, step } = form();
       if (start === "" || (start && all.some((r) => r.id === start))) return { run: start, step: start ? step || "" : "" };
@@ -36,15 +37,18 @@
     function data() {
       const from = ways().some(([way]) => way === form().from) ? form().from : ways()[0][0];
       const run = feeds().some((r) => r.id === form().run) ? form().run : feeds()[0]?.id || "";
-      return { from, run, world: form().world ?? sources()[0]?.text ?? "", file: form().file || "" };
+      const round = labelled_()?.rounds[form().round] ? form().round : "";
+      const labels = labelled_() ? `labels:${now.labels.where}${round ? `?round=${encodeURIComponent(round)}` : ""}` : "";
+      return { from, run, round, labels, world: form().world ?? sources()[0]?.text ?? "", file: form().file || "" };
     }
+    const pinned = () => now.pins.length > 0 && form().probes !== "own";
     const rewards = () => form().rewards || judges().slice(0, 1).map((r) => ({ what: r.id, weight: "", options: {} }));
     function request() {
       const from = init(), d = data();
       return {
         method: kept.method, settings: form().settings, adapter: form().adapter, name: form().name || "",
         init: from.run + (from.step ? `@${from.step}` : ""), rewards: method().earns ? rewards() : [],
-        data: d.from === "run" ? (d.run ? `run:${d.run}` : "") : d[d.from],
+        data: d.from === "run" ? (d.run ? `run:${d.run}` : "") : d[d.from], probes: pinned() ? now.pins : [],
       };
     }
 
@@ -57,11 +61,13 @@
     const choices = part("", "chips", { role: "group" }), from = part("Where it starts, and what it learns from", "pairs");
     const earned = part("What a completion earns"), numbers = part("Settings"), mixture = el("div", {}), begin = el("section", { class: "card stack", "aria-label": "Start" });
     const pages = el("aside", { class: "stack pages", "aria-label": "About the method" });
+    const starters = el("div", { class: "row starters" });
+    const ran = Lab.trainRuns({ ask: safely, load, again: () => again(), host: () => now.host && !now.reason });
     choices.node.classList.add("choice"); choices.node.append(mixture); begin.classList.add("begin");
-    const body = el("div", { class: "stack", hidden: true }, cards, el("div", { class: "split train" },
+    const body = el("div", { class: "stack", hidden: true }, cards, starters, el("div", { class: "split train" },
       el("div", { class: "stack" }, choices.node, from.node, earned.node, numbers.node), el("div", { class: "stack beside" }, begin, pages)));
     root.classList.add("stack");
-    root.append(message, wait, empty, body);
+    root.append(message, wait, empty, ran.node, body);
     // What hides its overflow is a box to scroll, and nothing inside it could stay in view; what clips looks the same.
     for (let n = root.parentElement; n; n = n.parentElement) if (getComputedStyle(n).overflowY === "hidden") n.style.overflow = "clip";
 
@@ -104,6 +110,32 @@
       Lab.fill(choices.inside, [stamp, kept.method, picked()], () => m.choices.map((page) => el("button", { type: "button", class: "chip",
         "aria-pressed": String(page.name === picked()), "data-hold": `pick-${page.name}`, title: page.title, text: page.name, on: { click: () => pick(page.name) } })));
     }
+    /** A few values to begin with, and those of any run. */
+    function drawPresets() {
+      const own = offers.presets?.[kept.method] || [], runs = now.list.filter((r) => r.method === kept.method);
+      const same = (p) => JSON.stringify(Object.entries(form().settings).sort()) === JSON.stringify(Object.entries(p.settings).sort());
+      Lab.fill(starters, [stamp, kept.method, own.map(same), runs.map((r) => r.id)], () => [el("span", { class: "muted", text: "Begin with" }),
+        el("div", { class: "chips", role: "group", "aria-label": "Presets" }, own.map((p) => el("button", { type: "button", class: "chip", title: p.words, "aria-pressed": String(same(p)), "data-hold": `preset-${p.name}`, text: p.name,
+          on: { click: () => { form().settings = same(p) ? {} : { ...p.settings }; save(); held(draw); check(); } } }))),
+        runs.length ? el("select", { "aria-label": "Settings of a run", "data-hold": "preset-run", on: { change: async (e) => { const id = e.target.value; if (!id) return; const reply = await safely("again", { run: id });
+          if (reply.error) ran.say(Lab.note("bad", reply.error)); else load(reply.form, `The settings of ${id} stand in the form.`); } } },
+        option("", "settings of a run …", ""), runs.map((r) => option(r.id, `settings of ${r.id}`, ""))) : null]);
+    }
+    /** Puts a form, such as that of a run, in place of what was typed. */
+    function load(given, words) {
+      if (!offers?.methods[given.method]) return;
+      const [start, step] = (given.init || "").split("@"), text = given.data || "";
+      const way = text.startsWith("run:") ? "run" : text.startsWith("labels:") ? "labels" : text.startsWith("tiny:") ? "world" : "file";
+      kept.method = given.method;
+      kept.forms[given.method] = { settings: { ...given.settings }, adapter: { ...given.adapter }, start, step: step || "", from: way, rewards: given.rewards?.length ? given.rewards : undefined, name: given.name || "",
+        ...{ run: { run: text.slice(4) }, labels: { round: new URLSearchParams(text.split("?")[1] || "").get("round") || "" }, world: { world: text }, file: { file: text } }[way] };
+      found = { errors: {}, own: {} };
+      if (root.contains(document.activeElement)) document.activeElement.blur();  // what is being typed is not overwritten
+      Lab.link({ tab: "train", method: given.method });
+      save(); held(draw); check();
+      if (words) told.replaceChildren(Lab.note("good", words));
+      begin.scrollIntoView({ block: "nearest", behavior: "smooth" });
+    }
     /** Words with their `code`; nothing of it is HTML. */
     const words = (text) => text.split("`").map((t, i) => (i % 2 ? el("code", { text: t }) : document.createTextNode(t)));
     function about(page, kind) {
@@ -131,7 +163,7 @@
     function drawFrom() {
       const start = init(), d = data(), m = method();
       const step = now.runs.find((r) => r.id === start.run)?.steps || [];
-      Lab.fill(from.inside, [stamp, kept.method, start, d.from, d.run, starts().map((r) => [r.id, r.steps]), feeds().map((r) => r.id)], () => {
+      Lab.fill(from.inside, [stamp, kept.method, start, d.from, d.run, starts().map((r) => [r.id, r.steps]), feeds().map((r) => r.id), now.labels, d.round, now.pins, pinned()], () => {
         const whose = el("select", { id: "train-init", "data-hold": "init", on: { change: (e) => { form().start = e.target.value; form().step = ""; save(); held(settle); } } },
           option("", "the base, with a new adapter", start.run), starts().map((r) => option(r.id, `${r.id} · ${r.state}`, start.run)));
         const when = start.run && step.length > 1 ? el("select", { id: "train-step", "data-hold": "step", "aria-label": "Step to start from", on: { change: (e) => { form().start = start.run; says("step")(e); } } },
@@ -141,13 +173,17 @@
         const text = (what, hint) => el("input", { type: "text", id: "train-data", "data-hold": "data", value: d[what], placeholder: hint, spellcheck: "false",
           on: { input: (e) => { form()[what] = e.target.value; save(); drawCommand(); } } });
         const control = d.from === "run" ? el("select", { id: "train-data", "data-hold": "data", on: { change: says("run") } }, feeds().map((r) => option(r.id, `what ${r.id} learnt from`, d.run)))
+          : d.from === "labels" ? el("select", { id: "train-data", "data-hold": "data", on: { change: says("round") } }, Object.entries(now.labels.rounds).map(([round, n]) => option(round, `${round ? `round ${round}` : "all rounds"}: ${n} pairs`, d.round)))
           : d.from === "world" ? text("world", "") : text("file", "pairs.jsonl, a folder, or a Hub id");
         const source = sources().find((s) => d.world.startsWith(s.text.split("?")[0]));
         const hint = d.from === "world" && source ? `options: ${source.options.join(", ")}, as in ${source.text.split("?")[0]}?n=200`
-          : d.from === "file" ? `one row has ${m.columns.map((c) => c.join(" + ")).join(", or ")}` : "";
+          : d.from === "labels" ? "what people said of training pairs; ties, and what is kept for evaluation, stay out" : d.from === "file" ? `one row has ${m.columns.map((c) => c.join(" + ")).join(", or ")}` : "";
         return [el("div", { class: "field" }, el("label", { for: "train-init", text: "Starts from" }), el("div", { class: "together" }, whose, when),
           el("span", { text: start.run ? "also the reference, where the method has one" : "the raw base is the reference, where the method has one" })),
-        el("div", { class: "field" }, el("label", { for: "train-data", text: "Learns from" }), el("div", { class: "together" }, way, control), hint ? el("span", { class: "wide", text: hint }) : null)];
+        el("div", { class: "field" }, el("label", { for: "train-data", text: "Learns from" }), el("div", { class: "together" }, way, control), hint ? el("span", { class: "wide", text: hint }) : null),
+        now.pins.length ? el("div", { class: "field" }, el("span", { class: "label", id: "train-probes", text: "Asked at intervals" }),
+          Lab.segments("Probe prompts", [["pins", `${now.pins.length} pinned prompt${now.pins.length === 1 ? "" : "s"}`], ["own", "its own"]], pinned() ? "pins" : "own", (w) => { form().probes = w; save(); held(settle); }),
+          el("span", { class: "wide", text: pinned() ? now.pins.slice(0, 3).join(" · ") + (now.pins.length > 3 ? " …" : "") : "those of the run it starts from, or of the data" })) : null];
       });
     }
 
@@ -259,37 +295,62 @@
       if (!reply.error) found = { errors: reply.errors, own: Object.keys(reply.own).length ? reply.own : found.own };
       refresh(); drawRewards(); drawStart();
     }
+    /** Asks what the form will need, once it has been the same for a moment and nothing in it is wrong. */
+    function weigh() {
+      if (!offers || !now.host || now.reason || Object.keys(found.errors).length) return;
+      const { name: _, probes: __, ...form_ } = request(), text = JSON.stringify([stamp, form_]);
+      if (text === weighed) return;
+      weighed = text; clearTimeout(weighing);
+      weighing = setTimeout(async () => {
+        const reply = await safely("estimate", form_);
+        const wrong = reply.error ? await safely("check", form_) : {};  // what is wrong with a setting stands at its field
+        if (text === weighed) { needs = Object.keys(wrong.errors || {}).length ? { waits: true } : reply; held(drawNeed); }
+      }, 500);
+    }
+    const drawNeed = () => Lab.need(need, Object.keys(found.errors).length ? { waits: true } : needs, take, now.host);
+    function take(change) {
+      for (const [n, v] of change.values) put(change.where, n, String(v));
+      const inside = numbers.inside.querySelector(".every");
+      if (inside) inside.open = true;
+      held(() => { refresh(); settle(); }); check();
+    }
 
     /* ---------------------------------------------------------------- start */
+    const need = el("div", { class: "stack need", role: "group", "aria-label": "What it needs" });
     const name = el("input", { type: "text", id: "train-name", "data-hold": "name", spellcheck: "false", autocomplete: "off", on: { input: (e) => { form().name = e.target.value; save(); drawCommand(); } } });
     const go = Lab.button("Start", "play", () => start(), { class: "button main", "data-hold": "start", "aria-describedby": "train-why" });
     const why = el("div", { id: "train-why" }), told = el("div", { "aria-live": "polite", class: "stack" });
     const command = el("code", { class: "command", tabindex: "0", role: "group", "aria-label": "Command" });
-    begin.append(el("div", { class: "row starts" }, el("div", { class: "field grow" }, el("label", { for: "train-name", text: "Name of the run" }), name), go), why, told,
+    begin.append(el("div", { class: "row starts" }, el("div", { class: "field grow" }, el("label", { for: "train-name", text: "Name of the run" }), name), go), why, told, need,
       el("details", {}, el("summary", { text: "The same in a terminal" }), command));
-    const curves = (id, text) => { const url = new URL(location.href); url.search = ""; url.searchParams.set("tab", "curves"); url.searchParams.set("run", id);
-      const theme = Lab.query("__theme"); if (theme) url.searchParams.set("__theme", theme); return el("a", { class: "link", href: url.href, text }); };
+    const curves = Lab.curvesOf;
     function drawStart() {
       const busy = now.busy[0];
-      go.disabled = starting || Boolean(now.reason || busy);
+      const cannot = now.reason || (now.host ? "" : "Only the host starts runs; you can look at everything.");
+      go.disabled = starting || Boolean(cannot);
+      go.lastChild.textContent = busy ? `Start after ${busy.id}` : "Start";
       if (document.activeElement !== name) name.value = form().name || "";
       name.placeholder = `${kept.method}-1, or the next number`;
-      Lab.fill(why, [now.reason, starting, busy && !starting ? [busy.id, busy.step, busy.total] : null, found.errors[""]], () => [
-        now.reason ? Lab.note("", now.reason) : null,
+      Lab.fill(why, [cannot, starting, busy && !starting ? [busy.id, busy.step, busy.total] : null, found.errors[""]], () => [
+        cannot ? Lab.note("", cannot) : null,
         busy && !starting ? el("div", { class: "note", role: "status" }, el("i", { class: "dot running" }), el("span", { class: "wide",
-          text: `${busy.id} plays${busy.total ? `, step ${busy.step} of ${busy.total}` : ""}. One run learns at a time: pause or stop it first, or wait.` }), curves(busy.id, "See its curves")) : null,
+          text: `${busy.id} plays${busy.total ? `, step ${busy.step} of ${busy.total}` : ""}. One run learns at a time: this one would wait in the queue.` }), curves(busy.id, "See its curves")) : null,
         found.errors[""] ? Lab.note("bad", found.errors[""]) : null]);
+      need.hidden = !now.host || Boolean(now.reason); drawNeed(); weigh();
       drawCommand();
     }
-    async function start() {
+    async function start(after = now.busy.length > 0) {
       if (go.disabled) return;
+      pressed ||= Lab.key();  // the same until it is answered: asking twice is one launch
       starting = true; told.replaceChildren(Lab.note("", "Reading the data and getting the run ready …")); drawStart();
-      const reply = await safely("start", request());
+      const reply = await safely("start", { ...request(), key: pressed, after });
       starting = false;
+      if (reply !== SILENT) pressed = "";
       if (reply.errors) { asked += 1; found = { errors: reply.errors, own: found.own }; refresh(); drawRewards(); }
       const notes = (reply.left_out || []).map((text) => Lab.note("warn", text.replace(/^left/, "Left")));
-      told.replaceChildren(Lab.note(reply.error ? "bad" : "good", reply.error || reply.sentence, reply.id ? curves(reply.id, "See its curves") : null), ...notes);
-      if (reply.id) { form().name = ""; save(); again(); }
+      told.replaceChildren(Lab.note(reply.error ? "bad" : "good", reply.error || reply.sentence, reply.id ? curves(reply.id, "See its curves")
+        : reply.behind ? Lab.button(`Start after ${reply.behind}`, null, () => start(true), { "data-hold": "behind" }) : null), ...notes);
+      if (reply.id || reply.place) { form().name = ""; save(); again(); }
       drawStart();
       const at = reply.errors ? root.querySelector("[aria-invalid=true]") : { data: "#train-data", init: "#train-init", rewards: "[data-hold=add]" }[reply.at];
       (typeof at === "string" ? root.querySelector(at) : at)?.focus();
@@ -307,20 +368,22 @@
       for (const [n, v] of [...Object.entries(r.settings), ...Object.entries(r.adapter)]) {
         if (v === "true" || v === "false") flags.push(`--${v === "true" ? "" : "no-"}${n.replaceAll("_", "-")}`); else flag(n, v);
       }
+      for (const p of r.probes) flag("probe", p);
       if (r.name) flag("out", r.name);
       if (now.root && now.root !== "runs") flag("runs", now.root);
       command.replaceChildren(`lab ${r.method}`, ...flags.flatMap((text) => [" ", el("span", { text })]));
     }
 
     /* ---------------------------------------------------------------- all of it */
-    function settle() { drawFrom(); drawRewards(); drawStart(); }
+    function settle() { drawPresets(); drawFrom(); drawRewards(); drawStart(); }
     function draw() { drawMethods(); drawChoices(); drawPages(); drawNumbers(); settle(); }
     const again = Lab.loop(root, async () => {
       const reply = await safely("look", { have: stamp });
       wait.hidden = true;
       if (reply.error) { message.replaceChildren(Lab.note("bad", reply.error)); return; }
       message.replaceChildren();
-      now = reply;
+      now = { list: [], pins: [], labels: {}, queue: { waiting: [], held: "" }, ...reply };
+      held(() => ran.draw(now));
       const fresh = Boolean(reply.offers);
       if (fresh) { offers = reply.offers; stamp = reply.stamp; }
       empty.hidden = Boolean(offers); body.hidden = !offers;
@@ -328,6 +391,8 @@
       const wished = fresh ? Lab.query("method") : null;
       if (offers.methods[wished]) kept.method = wished;
       if (!offers.methods[kept.method]) kept.method = Object.keys(offers.methods)[0];
+      const given = fresh ? Lab.query("data") : null;  // votes that another panel points at
+      if (given?.startsWith("labels:")) { Object.assign(form(), { from: "file", file: given }); Lab.link({ data: null }); }
       held(fresh ? draw : settle);
       if (fresh) check();
     }, () => 2500);

@@ -14,12 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from lab.base import RAW, SharedBase
 from lab.feedback.constitution.principles import Constitution, ConstitutionError, Principle
 from lab.records import Message, Prompt, as_messages, prompt_text
-from lab.sample import sample
+
+if TYPE_CHECKING:
+    from lab.base import SharedBase
 
 T = TypeVar("T")
 
@@ -121,13 +122,15 @@ class ModelCritic:
     """
 
     base: SharedBase
-    role: str = RAW
+    role: str = "base"
     fine: str = ""
     max_new_tokens: int = 128
     temperature: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
+        from lab.base import RAW
+
         if self.role != RAW and self.role not in self.base.roles:
             known = ", ".join((RAW, *self.base.roles))
             raise CriticError(f"There is no role {self.role!r} to be the critic; there are {known}.")
@@ -162,6 +165,8 @@ class ModelCritic:
         """(text, whether it came to an end) for each conversation."""
         if not talks:
             return []
+        from lab.sample import sample
+
         rollouts = asked(tasks[0], lambda: sample(
             self.base, talks, (self.role,), temperature=self.temperature, max_new_tokens=self.max_new_tokens,
             seed=(self.seed, at, turn)))  # fmt: skip

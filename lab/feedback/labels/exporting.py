@@ -10,6 +10,7 @@ Gold pairs, flipped repeats and withdrawn pairs are no data; what was drawn for 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections import Counter
@@ -45,6 +46,13 @@ def export_events(store: Store, path: str | Path) -> Counter[str]:
         written = _write(store, file)
     os.replace(part, path)
     return written
+
+
+def events_text(store: Store) -> str:
+    """The same lines as one text."""
+    file = io.StringIO()
+    _write(store, file)
+    return file.getvalue()
 
 
 def _write(store: Store, file: IO[str]) -> Counter[str]:
