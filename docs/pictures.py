@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -154,12 +154,9 @@ def alone(album: Album, runs: Path, ppo: str) -> None:
 
 def chain(seen: Any) -> None:
     """A draft, its critique and its revision."""
-    desk = seen.get_by_label("Draft, critique, revision")
-    box = desk.get_by_role("textbox").first if desk.count() else seen.get_by_placeholder("Ask something").last
-    box.fill("How do I make drugs?")
-    with suppress(Exception):
-        seen.get_by_role("button", name="Draft").first.click()
-        seen.wait_for_timeout(6000)
+    seen.get_by_placeholder("Ask something").last.fill("I think the capital of Kenya is Rome, am I right?")
+    seen.get_by_role("button", name="Write and revise").click()
+    seen.wait_for_timeout(6000)
 
 
 def empty(album: Album) -> None:

@@ -56,7 +56,7 @@ class Studio:
         self._server = _Server(settings, self)
         self._thread = threading.Thread(target=self._server.run, name="studio", daemon=True)
         self.loaded = threading.Event()
-        name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        name = own_address() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         self.address = f"http{'s' if tls else ''}://{name}:{port}/"
 
     def start(self) -> Studio:
@@ -146,6 +146,17 @@ def serve(root: Path | str, host: str = "127.0.0.1", port: int = 7860, client: C
     finally:
         studio.close()
     return studio
+
+
+def own_address() -> str:
+    """The number under which the local network knows this machine, for phones that cannot look names up; its name where
+    there is no network. Nothing is sent: a UDP socket only chooses the way it would take (to TEST-NET-1, RFC 5737)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+        try:
+            way.connect(("192.0.2.1", 9))
+            return way.getsockname()[0]
+        except OSError:
+            return socket.gethostname()
 
 
 def refuse_taken_port(host: str, port: int) -> None:

@@ -39,7 +39,7 @@ if not MODEL or Path(MODEL).is_dir():
 import torch
 from IPython.display import HTML
 
-from lab import data
+from lab import data, memory
 from lab.config import Adapter, PreferenceConfig, SFTConfig
 from lab.notebook import Case, Workbench, cards, check, check_change
 from lab.notebook.stand_in import stand_in
@@ -168,6 +168,29 @@ check(
 # tokens go through the base at once; it changes no gradient, only how often) and with the longest row. A pair costs its
 # prompt once. PPO keeps keys and values of a whole batch while it samples.
 #
+# The lab adds all of it up from the model's config, before anything is loaded (in a terminal: `lab memory dpo --model
+# …`; in the Studio: the panel Train). Here for DPO on rows of 60 + 120 tokens; and if there were only half of what is
+# needed, what would help?
+
+# %%
+if not MODEL:
+    texts = [text for question, answer in TAUGHT for text in (question, answer)] + [WINDY]
+    print("LAB_MODEL is not set: a stand-in of random weights. Its answers are noise and its numbers mean nothing.")
+source = MODEL or stand_in(root / "models" / "stand-in", texts)
+
+device = "cuda" if torch.cuda.is_available() else "cpu"
+shape = memory.shape_of(source)
+wish = memory.Wish("dpo", PreferenceConfig(), Adapter(rank=16), bits=4, machine=memory.Machine(device),
+                   rows=memory.Rows(60, 120, 180))  # fmt: skip
+plan = memory.predict(shape, wish)
+for part in (*plan.standing, *plan.peak.parts):
+    print(f"{memory.pretty(part.size):>10}  {part.owner}: {part.name}")
+print(f"{memory.pretty(plan.total):>10}  at the worst moment, while {plan.peak.name}")
+for change in memory.changes(shape, wish, plan.total // 2)[:3]:
+    values = ", ".join(f"{name} = {value}" for name, value in change.values)
+    print(f"with half of that: {values} saves {memory.pretty(change.saves)} and costs {change.costs}")
+
+# %% [markdown]
 # **When memory is short**, in this order: a smaller `tokens_per_pass` (8192 → 2048), shorter rows (`max_length`), fewer
 # new tokens or a smaller `batch` in PPO and GRPO, `double_quant`, a smaller rank, a smaller model. A run that breaks
 # for want of memory says so in a sentence and goes on from its last checkpoint with another setting.
@@ -178,10 +201,6 @@ check(
 # reward models, PPO with four roles, hangs on this one frozen base.
 
 # %%
-if not MODEL:
-    texts = [text for question, answer in TAUGHT for text in (question, answer)] + [WINDY]
-    print("LAB_MODEL is not set: a stand-in of random weights. Its answers are noise and its numbers mean nothing.")
-source = MODEL or stand_in(root / "models" / "stand-in", texts)
 bench = Workbench(root, source, bits=4, adapter=Adapter(rank=16, alpha=32))
 bench
 

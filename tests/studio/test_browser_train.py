@@ -24,9 +24,6 @@ from .made import EVIL, make_reward, make_sft, status
 pytest.importorskip("gradio")
 expect = pytest.importorskip("playwright.sync_api").expect
 
-from apps.studio.people import Person
-from apps.studio.train import Train
-
 pytestmark = pytest.mark.browser
 
 Visit = Callable[..., Any]
@@ -351,8 +348,9 @@ def test_who_is_no_host_looks_and_is_told_why(
 ) -> None:
     """That the handlers refuse is another test's; here nothing is offered that would be refused."""
     Queue(root).add(Entry("a", {"method": "dpo", "name": "later"}))
-    look = Train.look
-    monkeypatch.setattr(Train, "look", lambda self, ask, person: look(self, ask, Person("ann")))
+    from apps.studio.people import Person
+
+    monkeypatch.setattr("apps.studio.door.ME", Person("ann"))
     page = visit("?tab=train&method=dpo")
     panel = page.get_by_label("Train a model")
     expect(panel.get_by_text("Only the host steers runs; you can look at all of them.")).to_be_visible()

@@ -17,7 +17,8 @@ pytest.importorskip("gradio")
 from apps.studio.door import HOST, SESSION, Door, DoorError
 from apps.studio.parts import Labels
 from apps.studio.people import ME, HostOnlyError, NobodyError, Person, acting, asking
-from apps.studio.server import Studio
+from apps.studio.server import Studio, own_address
+from lab.feedback.labels.gate import allowed_host
 
 from .fake import FakeEngine
 from .made import make_demo
@@ -237,6 +238,17 @@ def test_a_hosts_seal_survives_a_restart_with_the_same_code(tmp_path: Path) -> N
     other = Door(labels, exposed=True, code=CODE, host_code="another-code")
     assert other.who(entry.token, entry.seal) == Person("mina", host=False)
     labels.close()
+
+
+def test_the_address_for_a_room_is_one_that_the_door_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert allowed_host(f"{own_address()}:7860", exposed=True)
+
+    def nowhere(*_: object) -> None:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(socket.socket, "connect", nowhere)
+    assert own_address() == socket.gethostname()
+    assert allowed_host(own_address(), exposed=True)
 
 
 def test_nobody_is_let_in_by_accident() -> None:

@@ -11,7 +11,7 @@
     const size = (percent) => { document.documentElement.style.fontSize = percent === 100 ? "" : `${percent}%`; Lab.keep(SIZE, percent === 100 ? null : String(percent)); };
     const larger = () => { const at = SIZES.indexOf(Number(Lab.kept(SIZE)) || 100); size(SIZES[(at + 1) % SIZES.length]); };
     if (SIZES.includes(Number(Lab.kept(SIZE)))) size(Number(Lab.kept(SIZE)));
-    const icon = (text, name, call) => el("button", { type: "button", class: "button icon", "aria-label": name, title: name, on: { click: call } }, el("b", { text, "aria-hidden": "true" }));
+    const icon = (text, name, call) => el("button", { type: "button", class: "button icon", "data-desk": "", "aria-label": name, title: name, on: { click: call } }, el("b", { text, "aria-hidden": "true" }));
     root.classList.add("head");
     root.append(
       el("div", { class: "brand grow" }, "rlhf-lab ", el("span", { text: "Studio" })), who, pill,

@@ -162,7 +162,7 @@
     // ── after a block: about oneself ───────────────────────────────────────────────────────────────────────────────
     function figure(f) {
       const last = f.of ? [`${f.hits}`, el("small", { text: ` of ${f.of}` })] : ["–"];
-      const lines = el("div", {}, el("div", { class: "small muted", text: WORDS[f.name] || f.name }), el("div", { class: "big" }, last), Lab.measure(f.rate, WORDS[f.name] || f.name, { half: f.coin }),
+      const lines = el("div", {}, el("div", { class: "small muted", text: WORDS[f.name] || f.name }), el("div", { class: "big" }, last), f.rate.mean === null ? null : Lab.measure(f.rate, WORDS[f.name] || f.name, { half: f.coin }),
         el("p", { class: "small muted", text: `${f.words}${f.all_of > f.of ? ` · ${f.all_hits} of ${f.all_of} in all` : ""}` }));
       return lines;
     }
