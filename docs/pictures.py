@@ -98,17 +98,17 @@ class Album:
         self.chromium, self.out, self.only = chromium, out, only
 
     def take(
-        self, name: str, studio: Studio, path: str, act: Act | None = None, *, whole: bool = False, **view: Any
+        self, picture: str, studio: Studio, path: str, act: Act | None = None, /, *, whole: bool = False, **view: Any
     ) -> None:
         """One picture: the page at `path` after `act`; `whole`: all of it, however long."""
-        if self.only not in name:
+        if self.only not in picture:
             return
         with page(self.chromium, studio, path, **view) as seen:
             if act is not None:
                 act(seen)
                 seen.wait_for_timeout(1200)
-            seen.screenshot(path=self.out / f"{name}.png", full_page=whole)
-        click.echo(name)
+            seen.screenshot(path=self.out / f"{picture}.png", full_page=whole)
+        click.echo(picture)
 
 
 def alone(album: Album, runs: Path, ppo: str) -> None:

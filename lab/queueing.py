@@ -24,7 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lab.disk import pretty, write_atomic
-from lab.runs import RunError, one_sentence
+from lab.runs import RunError, one_sentence, runs
 
 FILE, LOCK = ".queue.json", ".queue.lock"
 MOST = 50
@@ -187,8 +187,7 @@ class Player:
 
     def __init__(self, engine: Any, pause_s: float = 0.5) -> None:
         self.engine, self.queue, self.pause_s = engine, Queue(engine.root), pause_s
-        self._busy: dict[str, Any] = {}
-        self._quiet = 0.0
+        self._quiet, self._since = 0.0, time.time()
         self._thread = threading.Thread(target=self._watch, name="lab-queue", daemon=True)
 
     def start(self) -> Player:
@@ -208,18 +207,21 @@ class Player:
 
     def turn(self) -> str:
         """Takes the next one if nothing is open and nothing holds the queue; the id of the run that began."""
-        live = {run: s for run, s in tuple(self.engine.sessions.items()) if s.done is None}
-        ended = [s for run, s in self._busy.items() if run not in live and s.done is not None]
-        self._busy, now = live, time.monotonic()
-        if live:
+        now = time.monotonic()
+        if any(s.done is None for s in tuple(self.engine.sessions.values())):
             self._quiet = 0.0
             return ""
-        failed = next((s for s in ended if s.done.outcome == "failed"), None)
-        if failed is not None and self.queue.read().waiting:
-            self.queue.hold(f"{failed.run.id} failed; the queue waits until somebody says go on.")
         self._quiet = self._quiet or now
         state = self.queue.read()
         if now - self._quiet < QUIET_S or state.held or not state.waiting:
+            return ""
+        # A run may begin and fail between two looks, so the directories are asked, and each failure counts once.
+        failed = [
+            i.id for i in runs(self.queue.root) if i.status.state == "failed" and i.status.heartbeat > self._since
+        ]
+        self._since = time.time()
+        if failed:
+            self.queue.hold(f"{failed[-1]} failed; the queue waits until somebody says go on.")
             return ""
         return self._begin()
 

@@ -392,7 +392,7 @@
       if (offers.methods[wished]) kept.method = wished;
       if (!offers.methods[kept.method]) kept.method = Object.keys(offers.methods)[0];
       const given = fresh ? Lab.query("data") : null;  // votes that another panel points at
-      if (given?.startsWith("labels:")) { Object.assign(form(), { from: "file", file: given }); Lab.link({ data: null }); }
+      if (given?.startsWith("labels:")) { Object.assign(form(), given === "labels:" ? { from: "labels", round: "" } : { from: "file", file: given }); Lab.link({ data: null }); }
       held(fresh ? draw : settle);
       if (fresh) check();
     }, () => 2500);
