@@ -183,9 +183,9 @@ def room(album: Album, runs: Path, client: EngineClient, ppo: str) -> None:
                 album.take("label", studio, "?tab=label", **mina)
                 album.take("label-dark", studio, "?tab=label", **mina, dark=True)
                 album.take("label-studio-phone", studio, "?tab=label", **mina, width=400, height=860)
-                judge(store, 40)
-
+                judge(store, 5)
                 album.take("label-block", studio, "?tab=label", ten, name="Rosa")
+                judge(store, 40, seed=1)
                 album.take("train-read-only", studio, "?tab=train", **mina, height=960)
                 album.take("room-waiting", studio, "?tab=room", **mina, height=700)
                 album.take("room-before", studio, "?tab=room", **host, whole=True)

@@ -158,7 +158,7 @@ def test_a_sampler_that_fails_ends_the_stream_with_its_sentence(client: EngineCl
 def test_a_task_says_row_after_row_in_the_worker_thread(client: EngineClient) -> None:
     engine_toy.THREADS.clear()
     assert list(client.task("count", {"to": 4})) == [{"n": 0}, {"n": 1}, {"n": 2}, {"n": 3}]
-    assert engine_toy.THREADS == {"lab-worker"}
+    assert {"lab-worker"} == engine_toy.THREADS
     with pytest.raises(EngineError, match="there is no task 'nothing'"):
         list(client.task("nothing"))
 

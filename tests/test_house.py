@@ -28,10 +28,12 @@ FLOORS = (
     ("lab.train",),
     # 4: runs on disk and in memory, the engine, measuring, the tiny world
     ("lab.evaluate", "lab.tiny", "lab.follow", "lab.runs", "lab.foreground", "lab.session", "lab.client",
-     "lab.streams", "lab.engine", "lab.asking", "lab.earning", "lab.judges", "lab.launch", "lab.making", "lab.catalogue", "lab.form",
-     "lab.queueing", "lab.presets", "lab.timing", "lab.again", "lab.tasks", "lab.desk", "lab.demo", "lab.recipes", "lab.cai"),
+     "lab.streams", "lab.engine", "lab.asking", "lab.earning", "lab.judges", "lab.launch", "lab.making",
+     "lab.catalogue", "lab.form", "lab.queueing", "lab.presets", "lab.timing", "lab.again", "lab.tasks", "lab.desk",
+     "lab.demo", "lab.recipes", "lab.cai"),
     # 5: the faces
-    ("lab.reading", "lab.metrics", "lab.figures", "lab.charts", "lab.arena_figures", "lab.drafting", "lab.terminal", "lab.showcase",
+    ("lab.reading", "lab.metrics", "lab.figures", "lab.charts", "lab.arena_figures", "lab.drafting", "lab.terminal",
+     "lab.showcase",
      "lab.notebook", "lab.commands", "lab.fitting", "lab.measuring", "lab.jury", "lab.playbill",
      "lab.constitution_commands", "lab.constitution_tables", "lab.labelling", "lab.label_server",
      "lab.cli", "lab.__main__"),
@@ -89,8 +91,8 @@ def test_no_story_imports_another() -> None:
     assert sideways == []
 
 
-SHARED_BY_PANELS = {"app", "book", "components", "door", "front", "header", "heads", "jobs", "link", "parts", "people", "runlist", "server", "shelf",
-                    "waiting", "__init__", "__main__"}  # fmt: skip
+SHARED_BY_PANELS = {"app", "book", "components", "door", "front", "header", "heads", "jobs", "link", "parts", "people",
+                    "runlist", "server", "shelf", "waiting", "__init__", "__main__"}  # fmt: skip
 
 
 def test_no_panel_imports_another() -> None:
@@ -115,7 +117,8 @@ def test_no_import_goes_round_in_a_circle() -> None:
 
 def test_the_process_that_serves_the_page_never_owns_the_model() -> None:
     """Everything of the lab that the page imports, at once or in a function, does without the libraries of models."""
-    used = {i.target for path in python_files("apps") for i in imports(path) if i.target.startswith("lab.") and not i.typing}
+    every = [i for path in python_files("apps") for i in imports(path) if not i.typing]
+    used = {i.target for i in every if i.target.startswith("lab.")}
     assert len(used) > 5
     owners = {"torch", "transformers", "peft", "bitsandbytes"}
     assert loaded_after("\n".join(f"import {target}" for target in sorted(used))) & owners == set()

@@ -150,7 +150,8 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     distributions = {where[name][0].lower().replace("_", "-") for name in used}
     extras = PROJECT["optional-dependencies"]
     declared = names([*PROJECT["dependencies"], *extras["studio"], *extras["notebook"], *extras["data"]])
-    brought = {"tokenizers": "transformers", "ipython": "ipywidgets", "fastapi": "gradio", "anyio": "gradio"}  # they come with these, at the version these need
+    # they come with these, at the version these need
+    brought = {"tokenizers": "transformers", "ipython": "ipywidgets", "fastapi": "gradio", "anyio": "gradio"}
     assert {d for d in distributions if brought.get(d, d) not in declared} == set()
     programs = {"jupyterlab", "anywidget"}  # used from outside, and by plotly's widgets
     assert declared - distributions - programs == set()

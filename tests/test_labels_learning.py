@@ -11,6 +11,7 @@ from lab import making
 from lab.cli import main
 from lab.columns import DataError
 from lab.feedback.labels.learning import records, rounds
+from lab.feedback.labels.room import Room
 from lab.feedback.labels.store import Store
 from lab.feedback.labels.words import Event, Item
 from lab.records import Comparison, Preference, PromptRow, Rating
@@ -25,17 +26,21 @@ def item(n: int, split: str = "training", **source: object) -> Item:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Two pairs of round 1, one of round 2, a tie, and one kept for evaluation; a wins everywhere, by mina."""
+    """Two pairs judged in round 1, one in round 2, a tie, and one kept for evaluation; a wins everywhere, by mina."""
     path = tmp_path / "labels.sqlite"
     with Store.open(path) as opened:
-        items = [item(1, round=1), item(2, round=1, a="sft-1@20", b="base"), item(3, round=2), item(4, round=2),
-                 item(5, "evaluation", round=1)]  # fmt: skip
+        items = [item(1), item(2, a="sft-1@20", b="base"), item(3), item(4), item(5, "evaluation")]
         opened.add(items)
         name = opened.login("mina", "2718")
+        room = Room(opened)
         for i in items:
+            if i in (items[0], items[2]):
+                room.turn("open", "host", title="a round")
             tie = i == items[3]
             opened.record(Event("vote", i.id, name, f"k{i.id}", choice="tie" if tie else "a", strength=0 if tie else 1,
                                 p=0.5 if tie else 1.0))  # fmt: skip
+            if i in (items[1], items[4]):
+                room.turn("close", "host")
     return path
 
 

@@ -12,7 +12,7 @@ import click
 from apps.studio.parts import LABELS
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--runs", default="runs", show_default=True, help="the folder that holds the runs")
 @click.option("--labels", default=LABELS, show_default=True, help="the label store: a file, or the URL of a database")
 @click.option("--host", default="", help="the address to listen on (127.0.0.1; with --expose 0.0.0.0)")

@@ -43,7 +43,8 @@ def panel(name: str, label: str, asks: Sequence[Ask], value: Any = None, scripts
     scripts : further files under `assets/`, read before it
     """
     head = "".join(f'<script src="{address(f)}"></script>' for f in ("common.js", *scripts, f"{name}.js"))
-    start = (f"window.Lab.{name}({{element, server: window.Lab.heard(server), props, watch, trigger, plotly: '{address('plotly.min.js')}'}}); "
+    given = f"element, server: window.Lab.heard(server), props, watch, trigger, plotly: '{address('plotly.min.js')}'"
+    start = (f"window.Lab.{name}({{{given}}}); "
              "/* events: 'generate' 'halt' */")  # fmt: skip
     return gr.HTML(
         value=value, html_template=f'<section class="lab" data-panel="{name}" aria-label="{label}"></section>',

@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("gradio")
-expect = pytest.importorskip("playwright.sync_api").expect
-
 from apps.studio.curves import Curves
 from apps.studio.parts import Parts
 from apps.studio.sample import stream
@@ -21,6 +18,9 @@ from lab.events import Updated
 
 from .fake import SAID, FakeEngine
 from .made import append, make_demo, make_ppo, make_sft, ppo_events, status
+
+pytest.importorskip("gradio")
+expect = pytest.importorskip("playwright.sync_api").expect
 
 Visit = Callable[..., Any]
 
@@ -53,7 +53,8 @@ def test_a_damaged_line_and_one_of_a_newer_lab_are_passed_over(tmp_path: Path) -
     with open(path / "events.jsonl", "ab") as log:
         log.write(b'{"kind": "Updated", "step": 11, "metr\x00\xff\n')
         log.write(json.dumps({"kind": "Dreamt", "time": 1.0, "step": 11}).encode() + b"\n")
-        log.write(json.dumps({"kind": "Updated", "time": 1.0, "step": 12, "metrics": {"reward": 9.0}, "mood": 1}).encode() + b"\n")
+        newer = {"kind": "Updated", "time": 1.0, "step": 12, "metrics": {"reward": 9.0}, "mood": 1}
+        log.write(json.dumps(newer).encode() + b"\n")
         log.write(b'{"kind": "Updated", "step": 13')  # a line that is still being written
     reply = curves.poll({})
     reward = next(c for c in reply["cards"] if c["key"] == "Reward")["figure"]["data"]

@@ -1,7 +1,7 @@
 """Data to learn from out of a label store, by name, where a file could stand.
 
 labels:labels.sqlite                        the votes of people on training items
-labels:labels.sqlite?round=2&by=mina        of one round (as the pairs' source has it), of one annotator
+labels:labels.sqlite?round=2&by=mina        given in the second round of a room, by one annotator
 labels:labels.sqlite?made_by=judge&ties=1   of judges in place of people; ties too, as pairs at one half
 
 What was drawn for evaluation, gold pairs, repeats and withdrawn pairs are never among them.
@@ -9,14 +9,17 @@ What was drawn for evaluation, gold pairs, repeats and withdrawn pairs are never
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+import sqlalchemy as sa
+
 from lab.columns import DataError, Kind, Rows
 from lab.feedback.labels.exporting import Tally, preferences, ratings, tallies
+from lab.feedback.labels.room import Room
+from lab.feedback.labels.schema import events
 from lab.feedback.labels.store import Store
 from lab.feedback.labels.words import MAKERS, LabelError
 from lab.records import PromptRow
@@ -57,8 +60,11 @@ def chosen(store: Store, *, round: str = "", run: str = "", by: str = "", made_b
            **_: str) -> list[Tally]:  # fmt: skip
     """The training items with votes, of a round and a run where these are named."""
     found = tallies(store, part="training", made_by=(made_by,), annotator=by)  # type: ignore[arg-type]
-    return [t for t in found if (not round or str(t.item.source.get("round", "")) == round)
-            and (not run or run in _runs(t))]  # fmt: skip
+    if round:
+        said = _said(store).get(round, set())
+        kept = ((t.item, tuple(v for v in t.votes if (v.item, v.annotator, v.key) in said)) for t in found)
+        found = [Tally(item, votes) for item, votes in kept if votes]
+    return [t for t in found if not run or run in _runs(t)]
 
 
 def made_of(found: Sequence[Tally], kind: Kind, *, ties: bool = False) -> list[Any]:
@@ -72,10 +78,21 @@ def made_of(found: Sequence[Tally], kind: Kind, *, ties: bool = False) -> list[A
 
 
 def rounds(store: Store) -> dict[str, int]:
-    """Training items that prefer a side, by round; "" counts all of them."""
-    pairs = [t for t in tallies(store, part="training") if t.share not in (None, 0.5)]
-    named = Counter(str(t.item.source["round"]) for t in pairs if "round" in t.item.source)
-    return {"": len(pairs), **dict(sorted(named.items()))}
+    """Training items that prefer a side, by the rounds of the room; "" counts all of them."""
+    found = {name: chosen(store, round=name) for name in ("", *_said(store))}
+    return {name: sum(t.share not in (None, 0.5) for t in all_) for name, all_ in found.items()}
+
+
+def _said(store: Store) -> dict[str, set[tuple[str, str, str]]]:
+    """Round -> the votes that were given in it (item, annotator, key), those of the talk with them."""
+    of_room = Room(store).state().rounds
+    if not of_room:
+        return {}
+    with store.database.read() as connection:
+        rows = connection.execute(sa.select(events.c.seq, events.c.item, events.c.annotator, events.c.key).where(
+            events.c.kind == "vote")).all()  # fmt: skip
+    return {str(r.number): {(v.item, v.annotator, v.key) for v in rows if r.began < v.seq and
+                            (r.over is None or v.seq <= r.over)} for r in of_room}  # fmt: skip
 
 
 def _runs(tally: Tally) -> set[str]:
