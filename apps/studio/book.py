@@ -26,8 +26,9 @@ from lab.feedback.labels.store import Store
 READ_S = 0.5
 """Least time between two readings of what is new."""
 
-FIGURES_S = 2.0
-"""Least time between two computings of the room's figures."""
+FIGURES_S, SHARE = 2.0, 12.0
+"""Least time between the beginnings of two computings of the room's figures, and how many times the last one's own time:
+people who vote meanwhile share the interpreter with it."""
 
 HERE_S = 20.0
 """Somebody who was heard of within this is here."""
@@ -148,15 +149,15 @@ class Board:
         self._key: Any = None
         self._value: dict[str, Any] | None = None
         self._error: Exception | None = None
-        self._began, self._busy = -1e9, False
+        self._ready, self._busy = -1e9, False
 
     def get(self, key: Any, *, wait: bool = False) -> dict[str, Any] | None:
         """The newest value there is, None before the first; where `key` is another than its own, a newer one is begun.
         `wait`: computed here and now. Raises what the computing raised."""
         with self._lock:
-            stale = key != self._key and not self._busy and time.monotonic() - self._began >= self._pause
+            stale = key != self._key and not self._busy and time.monotonic() >= self._ready
             if wait or stale:
-                self._busy, self._began = True, time.monotonic()
+                self._busy = True
             else:
                 return self._given()
         if wait:
@@ -172,13 +173,14 @@ class Board:
         return self._value
 
     def _run(self, key: Any) -> None:
-        value, failed = None, None
+        value, failed, began = None, None, time.monotonic()
         try:
             value = self._compute()
         except Exception as error:  # whoever asks gets it
             failed = error
         with self._lock:
             self._key, self._error, self._busy = key, failed, False
+            self._ready = began + max(self._pause, SHARE * (time.monotonic() - began))
             self._value = value if failed is None else self._value
 
 

@@ -23,6 +23,10 @@ from apps.studio.link import Client
 from apps.studio.parts import Parts
 
 
+SWITCH_S = 0.0005
+"""How long a thread may keep the interpreter, in seconds: a vote does not wait 5 ms each time a figure is computed."""
+
+
 class StudioError(RuntimeError):
     """The Studio cannot start: one sentence with the cause and what to do."""
 
@@ -39,6 +43,7 @@ class Studio:
                  labels: Path | str = "", exposed: bool = False, code: str = "", host_code: str = "",
                  tls: tuple[str, str] | None = None) -> None:  # fmt: skip
         refuse_taken_port(host, port)
+        sys.setswitchinterval(SWITCH_S)
         self.parts = Parts.over(root, client, labels)
         try:
             self.door = Door(self.parts.labels, exposed=exposed, code=code, host_code=host_code)
