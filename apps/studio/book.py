@@ -27,7 +27,7 @@ READ_S = 0.5
 """Least time between two readings of what is new."""
 
 FIGURES_S, SHARE = 2.0, 12.0
-"""Least time between the beginnings of two computings of the room's figures, and how many times the last one's own time:
+"""Least time between the beginnings of two computings of the room's figures, and how many times the last one's time:
 people who vote meanwhile share the interpreter with it."""
 
 HERE_S = 20.0

@@ -22,7 +22,6 @@ from apps.studio.front import Front
 from apps.studio.link import Client
 from apps.studio.parts import Parts
 
-
 SWITCH_S = 0.0005
 """How long a thread may keep the interpreter, in seconds: a vote does not wait 5 ms each time a figure is computed."""
 

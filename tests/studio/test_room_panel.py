@@ -199,7 +199,7 @@ def test_forty_who_poll_cost_one_computing(desk: Rooms, parts: Parts, monkeypatc
     assert calls == []
     store.undo("mina", "undo-0000")
     desk.book.moment(now=True)
-    desk.board._began = -1e9
+    desk.board._ready = -1e9
     for p in people:
         desk.poll({}, p)
     while desk.board._busy:
