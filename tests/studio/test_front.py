@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -163,20 +164,48 @@ def test_who_is_asked_and_who_is_a_host(here: str) -> None:
         assert call(attendee, "header", "me").json()["host"] is False, "the seal belongs to one session"
 
 
-HOSTS_ONLY = [("curves", "control", {"run": "ppo-1", "action": "stop"}),
-              ("curves", "change", {"run": "ppo-1", "name": "kl", "value": 0}),
-              ("train", "start", {"method": "sft"})]  # fmt: skip
+FOR_ALL = {
+    "header": {"engine", "me"}, "guide": {"place", "step", "answer", "predict"}, "sample": {"roles", "send"},
+    "label": {"place", "look", "vote", "skip", "undo", "about", "train", "trained"},
+    "train": {"look", "check", "again"}, "curves": {"poll", "answers", "spreads", "send"},
+    "constitution": {"look", "weigh", "open"}, "arena": {"look"}, "room": {"poll", "pair", "revote"},
+}  # fmt: skip
+"""Panel -> what an attendee may ask of it; everything else that the page offers is for the host alone."""
 
 
-@pytest.mark.parametrize(("panel", "function", "ask"), HOSTS_ONLY)
-def test_only_the_host_changes_what_everybody_sees(studio: Studio, here: str, panel: str, function: str,
-                                                   ask: dict[str, Any]) -> None:  # fmt: skip
+def offered(who: httpx.Client) -> dict[str, set[str]]:
+    """Panel -> the functions that the page has."""
+    found = {}
+    for component in who.get("/config").json()["components"]:
+        name = re.search(r'data-panel="(\w+)"', str(component["props"].get("html_template", "")))
+        if name:
+            found[name[1]] = set(component["props"]["server_fns"])
+    return found
+
+
+def test_every_function_that_is_not_for_all_is_refused_to_all_but_the_host(studio: Studio, here: str) -> None:
     engine: Any = studio.parts.link.client
     before = list(engine.asked)
+    given = {"run": "ppo-1", "action": "stop", "name": "kl", "value": 0, "method": "sft", "prompt": "Why?"}
     with client(here, "ana") as attendee:
-        told = call(attendee, panel, function, ask).json()
-    assert told == {"error": str(HostOnlyError())}
+        found = offered(attendee)
+        assert {panel: names & FOR_ALL[panel] for panel, names in found.items()} == FOR_ALL
+        private = [(panel, name) for panel, names in found.items() for name in sorted(names - FOR_ALL[panel])]
+        assert len(private) > 20
+        for panel, name in private:
+            for ask in ({}, given, {"kind": "reveal"}, {"steps": ["rules"]}, {"item": "x"}):
+                told = call(attendee, panel, name, ask).json()
+                assert set(told) == {"error"}, (panel, name, told)
+            assert call(attendee, panel, name, ASKED_AS.get((panel, name), {})).json() == {
+                "error": str(HostOnlyError())}, (panel, name)  # fmt: skip
     assert engine.asked == before, "the engine was not even asked"
+    assert studio.parts.labels.store().items() == []
+
+
+ASKED_AS: dict[tuple[str, str], dict[str, Any]] = {
+    ("guide", "skip"): {"steps": ["rules"]}, ("room", "turn"): {"kind": "open"}, ("room", "withdraw"): {"item": "x"},
+}  # fmt: skip
+"""What a request looks like whose form is read before it is known who asks."""
 
 
 def test_an_attendee_begins_with_the_guide_and_a_host_where_there_is_something(here: str) -> None:
