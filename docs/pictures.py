@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,7 @@ PEOPLE = ("expert", "expert", "crowd", "crowd", "crowd", "rushed", "agreeable", 
 NAMES = ("Mina", "Ayo", "Lea", "Tomás", "Noor", "Jun", "Ines", "Bo", "Sam")
 ARGS = ["--headless", "--no-sandbox", "--disable-gpu", "--force-color-profile=srgb"]
 PATIENCE_MS = 120_000
+PARTS = ("alone", "empty", "room", "states")
 
 Act = Callable[[Any], None]
 
@@ -180,8 +182,8 @@ def room(album: Album, runs: Path, client: EngineClient, ppo: str) -> None:
                 host: dict[str, Any] = {"name": "host", "host": True}
                 album.take("guide", studio, "?tab=guide", **mina)
                 album.take("guide-phone", studio, "?tab=guide", **mina, width=400, height=900, whole=True)
-                album.take("label", studio, "?tab=label", **mina)
-                album.take("label-dark", studio, "?tab=label", **mina, dark=True)
+                album.take("label-studio", studio, "?tab=label", **mina)
+                album.take("label-studio-dark", studio, "?tab=label", **mina, dark=True)
                 album.take("label-studio-phone", studio, "?tab=label", **mina, width=400, height=860)
                 judge(store, 5)
                 album.take("label-block", studio, "?tab=label", ten, name="Rosa")
@@ -219,6 +221,28 @@ def album_login(album: Album, studio: Studio) -> None:
     click.echo("login")
 
 
+def states(album: Album) -> None:
+    """Runs that failed, were lost or fell silent, in Curves and in Train; made, for a demonstration has none."""
+    from tests.studio.fake_training import FakeTraining, keep
+    from tests.studio.made import make_ppo, make_reward, make_sft, status
+
+    with tempfile.TemporaryDirectory() as folder:
+        runs = Path(folder) / "runs"
+        keep(make_sft(runs), "sft", 20, 40, 60)
+        make_reward(runs)
+        failed = make_ppo(runs, "ppo-failed", steps=60, total=100, state="failed",
+                          error="out of memory while updating; see the log for where.")  # fmt: skip
+        keep(failed, "policy", 40)
+        keep(make_ppo(runs, "ppo-lost", steps=50, total=100, state="running"), "policy", 40)
+        make_ppo(runs, "ppo-silent", steps=70, total=100, state="running")
+        status(runs / "ppo-lost", "running", 50, 100, heartbeat=time.time() - 600, pid=2**22 - 7)
+        status(runs / "ppo-silent", "running", 70, 100, heartbeat=time.time() - 14, phase="sampling", done=8, of=64)
+        with serving(runs, client=FakeTraining(runs)) as studio:
+            for name in ("failed", "lost", "silent"):
+                album.take(f"curves-{name}", studio, f"?tab=curves&run=ppo-{name}", height=760)
+            album.take("train-states", studio, "?tab=train&method=ppo", height=1100)
+
+
 @contextmanager
 def serving(runs: Path, **more: Any) -> Iterator[Studio]:
     """A Studio over these runs."""
@@ -234,7 +258,9 @@ def serving(runs: Path, **more: Any) -> Iterator[Studio]:
 @click.command()
 @click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--only", default="", help="those whose name holds this")
-@click.option("--part", type=click.Choice(["all", "alone", "empty", "room"]), default="all", show_default=True)
+@click.option(
+    "--part", type=click.Choice(["all", "alone", "empty", "room", "states"]), default="all", show_default=True
+)
 @click.option("--out", default=HERE, type=click.Path(path_type=Path), help="the folder for the pictures")
 def main(runs: Path, only: str, part: str, out: Path) -> None:
     """Takes the pictures of the Studio over the demonstration in RUNS."""
@@ -250,6 +276,8 @@ def main(runs: Path, only: str, part: str, out: Path) -> None:
                 room(album, runs, client, ppo)
             if part in ("all", "empty"):
                 empty(album)
+            if part in ("all", "states"):
+                states(album)
     finally:
         client.shutdown()
 
