@@ -85,8 +85,8 @@ def test_a_zoom_survives_live_updates_and_only_new_points_come(visit: Visit, roo
     page.mouse.down()
     page.mouse.move(x1, y, steps=6)
     page.mouse.up()
-    plots = "[...document.querySelectorAll('.plot:not([data-card=Frontier]):not(.histogram) .area')].filter(a => a.layout)"
-    ranges = f"{plots}.map(a => a.layout.xaxis.range)"
+    curves = ".plot:not([data-card=Frontier]):not(.histogram) .area"
+    ranges = f"[...document.querySelectorAll('{curves}')].filter(a => a.layout).map(a => a.layout.xaxis.range)"
     page.wait_for_function(f"{ranges}[0] && {ranges}[0][0] > 5 && {ranges}[1][0] > 5")
     before = page.evaluate(ranges)
     assert before[0] == pytest.approx([10, 30], abs=1)

@@ -11,6 +11,7 @@ import pytest
 
 from lab import launch
 from lab.config import GroupConfig, PreferenceConfig
+from lab.feedback.labels.room import Room
 from lab.feedback.labels.store import Store
 from lab.feedback.labels.words import Event, Item
 from lab.learner import NonFiniteError
@@ -323,12 +324,13 @@ def test_a_run_is_steered_edited_and_branched(visit: Visit, engine: FakeTraining
 
 def test_data_by_round_of_the_labels_and_pinned_probes(visit: Visit, engine: FakeTraining, root: Path) -> None:
     with Store.open(root.parent / "labels.sqlite") as store:
-        items = [Item(Comparison(f"What is {n} plus 1?", f"{n + 1}.", "9."), split="training", source={"round": n})
-                 for n in (1, 2)]  # fmt: skip
+        items = [Item(Comparison(f"What is {n} plus 1?", f"{n + 1}.", "9."), split="training") for n in (1, 2)]
         store.add(items)
         name = store.login("mina", "2718")
         for item in items:
+            Room(store).turn("open", "host", title="a round")
             store.record(Event("vote", item.id, name, item.id, choice="a", strength=1, p=1.0))
+            Room(store).turn("close", "host")
     (root / ".pins.json").write_text('["Name two animals."]')
     page = visit("?tab=train&method=reward")
     panel = page.get_by_label("Train a model")
