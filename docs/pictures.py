@@ -15,12 +15,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from apps.studio.server import Studio
@@ -109,7 +110,13 @@ class Album:
             if act is not None:
                 act(seen)
                 seen.wait_for_timeout(1200)
-            seen.screenshot(path=self.out / f"{picture}.png", full_page=whole)
+            self.keep(seen, picture, whole)
+
+    def keep(self, seen: Any, picture: str, whole: bool = False) -> None:
+        """Writes what a page shows, in 256 colours: a third of the bytes, and no eye tells."""
+        path = self.out / f"{picture}.png"
+        seen.screenshot(path=path, full_page=whole)
+        Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
         click.echo(picture)
 
 
@@ -157,13 +164,14 @@ def alone(album: Album, runs: Path, ppo: str) -> None:
 def chain(seen: Any) -> None:
     """A draft, its critique and its revision."""
     seen.get_by_placeholder("Ask something").last.fill("I think the capital of Kenya is Rome, am I right?")
+    seen.get_by_label("Rounds").press("End")
     seen.get_by_role("button", name="Write and revise").click()
     seen.wait_for_timeout(6000)
 
 
 def empty(album: Album) -> None:
     """What the panels say where there is nothing yet, and no engine."""
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "runs") as studio:
+    with tempfile.TemporaryDirectory() as folder, chdir(folder), serving(Path("runs")) as studio:
         for tab in ("guide", "sample", "label", "train", "curves", "constitution", "arena", "room"):
             album.take(f"{tab}-empty", studio, f"?tab={tab}", height=960)
 
@@ -216,9 +224,8 @@ def album_login(album: Album, studio: Studio) -> None:
     context = album.chromium.new_context(viewport={"width": 1000, "height": 800})
     seen = context.new_page()
     seen.goto(studio.address)
-    seen.screenshot(path=album.out / "login.png")
+    album.keep(seen, "login")
     context.close()
-    click.echo("login")
 
 
 def states(album: Album) -> None:
@@ -226,8 +233,8 @@ def states(album: Album) -> None:
     from tests.studio.fake_training import FakeTraining, keep
     from tests.studio.made import make_ppo, make_reward, make_sft, status
 
-    with tempfile.TemporaryDirectory() as folder:
-        runs = Path(folder) / "runs"
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        runs = Path("runs")
         keep(make_sft(runs), "sft", 20, 40, 60)
         make_reward(runs)
         failed = make_ppo(runs, "ppo-failed", steps=60, total=100, state="failed",
@@ -236,9 +243,11 @@ def states(album: Album) -> None:
         keep(make_ppo(runs, "ppo-lost", steps=50, total=100, state="running"), "policy", 40)
         make_ppo(runs, "ppo-silent", steps=70, total=100, state="running")
         status(runs / "ppo-lost", "running", 50, 100, heartbeat=time.time() - 600, pid=2**22 - 7)
-        status(runs / "ppo-silent", "running", 70, 100, heartbeat=time.time() - 14, phase="sampling", done=8, of=64)
         with serving(runs, client=FakeTraining(runs)) as studio:
             for name in ("failed", "lost", "silent"):
+                status(
+                    runs / "ppo-silent", "running", 70, 100, heartbeat=time.time() - 4, phase="sampling", done=8, of=64
+                )
                 album.take(f"curves-{name}", studio, f"?tab=curves&run=ppo-{name}", height=760)
             album.take("train-states", studio, "?tab=train&method=ppo", height=1100)
 
