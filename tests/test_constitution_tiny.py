@@ -236,6 +236,15 @@ def press(when):
     return listen
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as a terminal has it, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_stack_stopped_anywhere_ends_bit_for_bit_as_one_that_never_was(
     straight: play.Ended, base: SharedBase, tmp_path: Path
 ) -> None:
