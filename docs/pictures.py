@@ -62,7 +62,7 @@ def judge(store: Store, votes: int, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     for name, taste in zip(NAMES, PEOPLE, strict=True):
         annotator, who = ANNOTATORS[taste], store.login(name, "2718")
-        for n in range(votes):
+        for _ in range(votes):
             showing = store.assign(who)
             if showing is None:
                 break
@@ -72,7 +72,6 @@ def judge(store: Store, votes: int, seed: int = 0) -> None:
             strength = (2 if p > 0.9 else 1) if rng.random() < p else (-2 if p < 0.1 else -1)
             store.respond(who, showing.item.id, showing.key, 0 if 0.47 < p < 0.53 else strength,
                           ms=int(rng.lognormal(8.3, 0.5)))  # fmt: skip
-            del n
 
 
 @contextmanager
@@ -147,8 +146,7 @@ def alone(album: Album, runs: Path, ppo: str) -> None:
             seen.get_by_role("alert").wait_for()
 
         album.take("sample-unknown", studio, "?tab=sample", unknown, height=960)
-        album.take("keys", studio, "?tab=sample", lambda seen: (seen.locator("body").click(position={"x": 4, "y": 4}),
-                                                                seen.keyboard.press("?")), height=800)  # fmt: skip
+        album.take("keys", studio, "?tab=sample", keys, height=960)
         album.take("curves", studio, f"?tab=curves&run={ppo}", whole=True)
         album.take("curves-dark", studio, f"?tab=curves&run={ppo}", dark=True, whole=True)
         album.take("curves-two-runs", studio, f"?tab=curves&run=sft-1,{ppo}", whole=True)
@@ -159,6 +157,12 @@ def alone(album: Album, runs: Path, ppo: str) -> None:
         album.take("constitution", studio, "?tab=constitution", chain, whole=True)
         album.take("constitution-dark", studio, "?tab=constitution", chain, dark=True, whole=True)
         album.take("constitution-phone", studio, "?tab=constitution", width=400, height=900, whole=True)
+
+
+def keys(seen: Any) -> None:
+    """The list of the panel's keys."""
+    seen.locator("body").click(position={"x": 4, "y": 4})
+    seen.keyboard.press("?")
 
 
 def chain(seen: Any) -> None:

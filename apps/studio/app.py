@@ -10,7 +10,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,6 @@ def build(parts: Parts) -> gr.Blocks:
         header.build(parts)
         with gr.Tabs() as tabs:
             for name, title in TABS.items():
-                if find_spec(f"apps.studio.{name}") is None or not (ASSETS / f"{name}.js").is_file():
-                    continue
                 with gr.Tab(title, id=name) as tab:
                     import_module(f"apps.studio.{name}").build(parts)
                 tab.select(None, js=f"() => window.Lab.link({{tab: '{name}'}})", api_visibility="private")

@@ -14,7 +14,7 @@ from apps.studio.curves import Curves
 from apps.studio.parts import Parts
 from apps.studio.sample import stream
 from lab.client import EngineError
-from lab.events import Updated
+from lab.events import Started, Updated
 
 from .fake import SAID, FakeEngine
 from .made import append, make_demo, make_ppo, make_sft, ppo_events, status
@@ -144,5 +144,9 @@ def test_a_run_that_was_taken_back_is_drawn_anew(tmp_path: Path) -> None:
     curves = Curves(Parts.over(tmp_path, FakeEngine()))
     first = curves.poll({})
     append(path, [(Updated(21, {"reward": 0.5}), 0.0)])
-    reply = curves.poll({"have": have(first)})
-    assert any("append" in c for c in reply["cards"])
+    grown = next(c for c in curves.poll({"have": have(first)})["cards"] if c["key"] == "Reward")
+    assert ("append" in grown, "figure" in grown) == (True, False), "only what is new"
+    append(path, [(Started("ppo", 10, 40), 0.0)])  # it goes on from its checkpoint at step 10
+    again = next(c for c in curves.poll({"have": have(first)})["cards"] if c["key"] == "Reward")
+    assert "append" not in again
+    assert max(x for t in again["figure"]["data"] for x in t["x"]) == 10
